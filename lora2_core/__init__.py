@@ -1,0 +1,1 @@
+"""Adaptive-rank LoRA: training, files and reports. Knows nothing of ComfyUI."""
