@@ -1,0 +1,141 @@
+"""One adapted layer: ΔW = B Λ A, with a rank that can grow and shrink [LoRA², eq. 10].
+
+Both factors are kept row-major with one row a unit of rank (B transposed), so that the active
+part is a contiguous prefix: a component at rank 3 multiplies 3 rows, and the optimiser sees 3.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+BUCKETS = (8, 16, 32, 64, 128, 256, 512)
+
+
+def capacity_for(rank: int) -> int:
+    """Rows to allocate for `rank`: the smallest bucket that holds it."""
+    return next((size for size in BUCKETS if size >= rank), rank)
+
+
+@dataclass
+class Rows:
+    """One factor with the Adam state of its rows.
+
+    values, exp_avg, exp_avg_sq: [capacity, k], fp32. ages: how many updates each row has had;
+    a row that joins late must start its bias correction at 1, or it moves several times too far.
+    """
+
+    values: Tensor
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
+    ages: list[int]
+    active: nn.Parameter = field(init=False)  # the first `rank` rows: a leaf on the same memory
+
+    @classmethod
+    def empty(cls, capacity: int, width: int, device: torch.device) -> "Rows":
+        blank = [torch.zeros(capacity, width, device=device) for _ in range(3)]
+        return cls(*blank, ages=[0] * capacity)
+
+    def activate(self, rank: int) -> None:
+        self.active = nn.Parameter(self.values[:rank])
+
+    def reallocate(self, capacity: int) -> None:
+        """Moves to another capacity; surviving rows keep values, moments and age."""
+        kept = min(capacity, len(self.ages))
+        for name in ("values", "exp_avg", "exp_avg_sq"):
+            old = getattr(self, name)
+            new = torch.zeros(capacity, old.shape[1], device=old.device, dtype=old.dtype)
+            new[:kept] = old[:kept]
+            setattr(self, name, new)
+        self.ages = self.ages[:kept] + [0] * (capacity - kept)
+
+
+class Adapter:
+    """The low-rank update of one frozen layer.
+
+    a: rows [capacity, n]; b: rows [capacity, m] (B transposed); n counts inputs times kernel
+    for a convolution. `rank` rows are active. Rows between `rank` and `filled` are dormant: they
+    keep their values, so that growing back restores ΔW bit for bit. `scale` is the diagonal of Λ
+    ([rank], fp32, set anew before each forward pass) or None for plain LoRA.
+    """
+
+    def __init__(self, name: str, layer: nn.Module, device: torch.device):
+        self.name = name
+        self.layer = layer
+        weight = layer.weight
+        self.out_features = weight.shape[0]
+        self.in_shape = tuple(weight.shape[1:])
+        self.in_features = weight[0].numel()
+        self.max_rank = min(self.out_features, self.in_features)
+        self.device = device
+        self.rank = 0
+        self.filled = 0
+        self.idle_steps = 0
+        self.scale: Tensor | None = None
+        self.a = Rows.empty(0, self.in_features, device)
+        self.b = Rows.empty(0, self.out_features, device)
+
+    @property
+    def capacity(self) -> int:
+        return len(self.a.ages)
+
+    def set_rank(self, rank: int, new_a: Tensor | None = None, new_b: Tensor | None = None) -> None:
+        """Makes the first `rank` rows active.
+
+        Rows beyond `filled` are taken from new_a [count, n] and new_b [count, m], where
+        count = rank − filled; the other rows come back as they were left.
+        """
+        if rank > self.capacity:
+            self._reallocate(capacity_for(rank))
+        with torch.no_grad():
+            if rank > self.filled:
+                self.a.values[self.filled : rank] = new_a
+                self.b.values[self.filled : rank] = new_b
+                self.filled = rank
+        self.rank = rank
+        self.a.activate(rank)
+        self.b.activate(rank)
+
+    def give_back(self, patience: int) -> bool:
+        """Frees memory once the rank stayed at a quarter of the capacity for `patience` calls.
+
+        Returns True if the factors moved. Dormant rows that no longer fit are forgotten.
+        """
+        small = self.rank * 4 <= self.capacity and self.capacity > BUCKETS[0]
+        self.idle_steps = self.idle_steps + 1 if small else 0
+        if not small or self.idle_steps <= patience:
+            return False
+        self._reallocate(capacity_for(self.rank))
+        self.filled = min(self.filled, self.capacity)
+        self.idle_steps = 0
+        self.a.activate(self.rank)
+        self.b.activate(self.rank)
+        return True
+
+    def _reallocate(self, capacity: int) -> None:
+        self.a.reallocate(capacity)
+        self.b.reallocate(capacity)
+
+    def scaled_a(self) -> Tensor:
+        """Λ A [rank, n] in fp32: raw rows reach a std of 30 and would overflow fp16 if cast."""
+        return self.a.active if self.scale is None else self.scale[:, None] * self.a.active
+
+    def delta(self, x: Tensor) -> Tensor:
+        """ΔW x, for x as the layer gets it (…, n) or (b, c, h, w); in x's dtype or autocast's."""
+        down = self.scaled_a()
+        up = self.b.active
+        if not torch.is_autocast_enabled(x.device.type):
+            down, up = down.to(x.dtype), up.to(x.dtype)
+        if x.ndim == 4 and len(self.in_shape) == 3:
+            layer = self.layer
+            down = down.view(-1, *self.in_shape)
+            hidden = F.conv2d(x, down, None, layer.stride, layer.padding, layer.dilation)
+            return F.conv2d(hidden, up.t()[:, :, None, None])
+        return F.linear(F.linear(x, down), up.t())
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """(down [rank, n…], up [rank → m, rank…]) with Λ folded in, fp32 on the CPU."""
+        down = self.scaled_a().detach().cpu().clone().view(self.rank, *self.in_shape)
+        up = self.b.active.detach().t().cpu().contiguous().clone()
+        return down, up.view(self.out_features, self.rank, *(1 for _ in self.in_shape[1:]))

@@ -1,0 +1,1 @@
+"""Denoisers for headless use."""

@@ -1,0 +1,57 @@
+"""A diffusers UNet of the SDXL family as a denoiser."""
+
+from collections.abc import Mapping
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+
+from .sgm_names import sgm_name
+
+TIMESTEPS = 1000
+BETA_START, BETA_END = 0.00085, 0.012  # SDXL's scaled-linear schedule
+
+
+class DiffusersUNet:
+    """Meets denoiser.Denoiser. ε-prediction on SDXL's schedule.
+
+    conditioning: context [b, tokens, c], pooled [b, p], time_ids [b, 6] (original size, crop,
+    target size, as SDXL has them).
+    """
+
+    timesteps = TIMESTEPS
+
+    def __init__(self, unet: UNet2DConditionModel):
+        self.network = unet.requires_grad_(False).eval()
+        kinds = ("BasicTransformerBlock", "ResnetBlock2D")
+        self.blocks: list[nn.Module] = [m for m in unet.modules() if type(m).__name__ in kinds]
+        betas = torch.linspace(BETA_START**0.5, BETA_END**0.5, TIMESTEPS, dtype=torch.float64) ** 2
+        self._alphas = torch.cumprod(1 - betas, 0).float()
+
+    @property
+    def device(self) -> torch.device:
+        return self.network.device
+
+    def corrupt(self, latents: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """x_t = √ᾱ x_0 + √(1−ᾱ) ε, and ε."""
+        alpha = self._alphas.to(latents.device)[t].view(-1, 1, 1, 1)
+        return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise, noise
+
+    def predict(self, noisy: Tensor, t: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
+        """ε [b, c, h, w]."""
+        return self.network(
+            noisy,
+            t,
+            encoder_hidden_states=conditioning["context"],
+            added_cond_kwargs={
+                "text_embeds": conditioning["pooled"],
+                "time_ids": conditioning["time_ids"],
+            },
+        ).sample
+
+    def module_name(self, name: str) -> str:
+        """The single-file name of module `name`."""
+        config = self.network.config
+        layers = config.layers_per_block
+        attention = tuple("CrossAttn" in kind for kind in config.up_block_types)
+        return sgm_name(name, layers if isinstance(layers, int) else layers[0], attention)

@@ -1,0 +1,101 @@
+"""Every choice of a training run, with its default and where the default comes from."""
+
+from dataclasses import dataclass, fields, replace
+
+from .errors import LoRA2Error
+from .importance import QUANTILE
+
+METHODS = ("lora2", "lora")
+TARGETS = ("attention", "attention+feed_forward", "all_linear", "all_linear+conv")
+DTYPES = ("bf16", "fp16", "fp32")
+MAX_RANK = 512
+
+# [LoRA², section 4]: `paper` is the printed setting; the smaller two are this project's.
+PRESETS = {
+    "balanced": {"r_init": 64, "r_max": 128},
+    "paper": {"r_init": 512, "r_max": 512},
+    "small": {"r_init": 16, "r_max": 32},
+}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of one run. Invalid values raise LoRA2Error, which names the value."""
+
+    method: str = "lora2"
+    targets: str = "attention"  # to_q, to_k, to_v, to_out of every attention [LoRA², 4]
+    steps: int = 500  # optimiser steps; the paper's SDXL figure (KOALA 800, plain LoRA 1000)
+    learning_rate: float = 5e-5  # of A and B [LoRA², 4]
+    weight_decay: float = 0.01  # of A and B, decoupled; diffusers' DreamBooth default
+    max_grad_norm: float = 1.0  # of A and B together; ν is clipped apart, or it would eat the norm
+    r_init: int = 64  # rank that every component starts from (plain LoRA: its fixed rank)
+    r_max: int = 128  # no component grows past it
+    r_target: float = 1.0  # where the regulariser pulls ν; "many collapse to rank 1" [LoRA², 5]
+    lambda_r: float = 1e-4  # weight of the rank regulariser [LoRA², 4]
+    lambda_e: float = 1e-4  # weight of the cross-attention entropy [LoRA², 4]
+    regulariser: str = "sum"  # over components, as printed [eq. 12]; "mean" divides by their count
+    quantile: float = QUANTILE
+    rank_rate: float = 10.0  # learning rate of ρ times steps: at 5e-5 ν could hardly move
+    rank_hold: float = 0.0  # share of the run before ν may move; until then B is near zero
+    rank_freeze: float = 0.1  # share at the end with ranks fixed, so that A and B settle
+    init: str = "printed"  # A ~ N(0, 2/Σf²) [3.3.1]; "fan_in" divides the std by √n
+    growth: str = "zero"  # new columns of B; "random" is the paper's word but kicks the output
+    shrink_patience: int = 50  # steps at a quarter of the capacity before memory is given back
+    entropy_queries: int = 256  # random queries a layer for the entropy; unbiased and cheap
+    batch_size: int = 1  # [LoRA², 4]
+    gradient_accumulation: int = 1
+    dtype: str = "bf16"  # of autocast; fp16 adds a loss scaler, fp32 switches autocast off
+    gradient_checkpointing: bool = True  # [LoRA², 4]
+    seed: int = 0
+
+    def __post_init__(self):
+        _one_of("method", self.method, METHODS)
+        _one_of("targets", self.targets, TARGETS)
+        _one_of("dtype", self.dtype, DTYPES)
+        _one_of("regulariser", self.regulariser, ("sum", "mean"))
+        _one_of("init", self.init, ("printed", "fan_in"))
+        _one_of("growth", self.growth, ("zero", "random"))
+        for name in ("steps", "batch_size", "gradient_accumulation", "entropy_queries", "r_init"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("lambda_r", "lambda_e", "weight_decay", "shrink_patience", "rank_rate"):
+            _at_least(name, getattr(self, name), 0)
+        for name in ("learning_rate", "max_grad_norm", "r_target"):
+            if not getattr(self, name) > 0:
+                raise LoRA2Error(f"{name} is {getattr(self, name)}; it must be above 0")
+        for name in ("rank_hold", "rank_freeze"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise LoRA2Error(f"{name} is {getattr(self, name)}; it is a share from 0 to 1")
+        if not 0 < self.quantile < 1:
+            raise LoRA2Error(f"quantile is {self.quantile}; choose a share between 0 and 1")
+        if self.r_max > MAX_RANK:
+            raise LoRA2Error(f"r_max is {self.r_max}; the largest supported rank is {MAX_RANK}")
+        if self.r_init > self.r_max:
+            raise LoRA2Error(
+                f"r_init is {self.r_init} but r_max is {self.r_max}; "
+                "raise r_max or start from a lower rank"
+            )
+
+    @classmethod
+    def preset(cls, name: str, **changes) -> "TrainConfig":
+        """The named preset with `changes` on top; raises LoRA2Error for an unknown name."""
+        _one_of("preset", name, tuple(PRESETS))
+        unknown = set(changes) - {f.name for f in fields(cls)}
+        if unknown:
+            raise LoRA2Error(f"unknown setting {', '.join(sorted(unknown))}")
+        return replace(cls(**PRESETS[name]), **changes)
+
+    def ranks_may_move(self, step: int) -> bool:
+        """Whether ν takes part in step `step` (0-based): not while held, not while frozen."""
+        held = step < round(self.rank_hold * self.steps)
+        frozen = step >= self.steps - round(self.rank_freeze * self.steps)
+        return not (held or frozen)
+
+
+def _one_of(name, value, choices):
+    if value not in choices:
+        raise LoRA2Error(f"{name} is {value!r}; choose one of {', '.join(choices)}")
+
+
+def _at_least(name, value, low):
+    if not value >= low:  # also catches NaN
+        raise LoRA2Error(f"{name} is {value}; it must be at least {low}")

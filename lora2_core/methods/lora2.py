@@ -1,0 +1,123 @@
+"""LoRA²: every component learns ν, and ν decides its rank (arXiv 2603.21884, section 3)."""
+
+import torch
+from torch import Tensor, nn
+
+from ..adapter import Adapter
+from ..config import TrainConfig
+from ..importance import (
+    importances,
+    nu_for_rank,
+    nu_of,
+    quantile_rank,
+    rho_of,
+    sum_of_squares,
+)
+from ..losses import rank_penalty
+from ..optimizer import RowAdamW
+
+
+class AdaptiveRank:
+    """ΔW = B Λ A with Λ = diag f(x; ν); ν = softplus(ρ), one ρ a component in one tensor.
+
+    rho: [L], fp32.
+    """
+
+    uses_entropy = True
+
+    def __init__(self, config: TrainConfig, adapters: list[Adapter]):
+        self.config = config
+        self.adapters = adapters
+        device = adapters[0].device
+        caps = [min(config.r_max, adapter.max_rank) for adapter in adapters]
+        starts = [min(config.r_init, cap) for cap in caps]
+        q = config.quantile
+        nu = torch.tensor([nu_for_rank(rank, q) for rank in starts], device=device)
+        self.rho = nn.Parameter(rho_of(nu))
+        self.nu_target = nu_for_rank(config.r_target, q)
+        self._rho_target = float(rho_of(torch.tensor(self.nu_target)))
+        self._rho_low = rho_of(torch.tensor([nu_for_rank(cap, q) for cap in caps], device=device))
+        self._caps = torch.tensor(caps, device=device)
+        self._nu_before: Tensor | None = None
+
+    def start(self, generator: torch.Generator) -> None:
+        """Gives every adapter its first rows at r_init [section 3.3.1]."""
+        ranks, nus = self._read_ranks()
+        for adapter, rank, nu in zip(self.adapters, ranks, nus, strict=True):
+            adapter.set_rank(rank, *self._new_rows(adapter, rank, nu, generator))
+
+    def set_scales(self) -> None:
+        """Λ of every component from the present ν, with gradient; before each forward pass."""
+        scales = importances(nu_of(self.rho), [adapter.rank for adapter in self.adapters])
+        for adapter, scale in zip(self.adapters, scales, strict=True):
+            adapter.scale = scale
+
+    def penalty(self) -> Tensor:
+        """λ_r Σ|ν − ν_target| [eq. 12]."""
+        config = self.config
+        distance = rank_penalty(nu_of(self.rho), self.nu_target, config.regulariser)
+        return config.lambda_r * distance
+
+    def before_step(self) -> None:
+        """Remembers where ν stood, so that after_step can tell which crossed the target."""
+        self._nu_before = nu_of(self.rho.detach())
+
+    def after_step(self, optimizer: RowAdamW, generator: torch.Generator, moving: bool) -> None:
+        """Brings ranks and memory up to the new ν: one device-to-host copy for all components."""
+        if moving:
+            self._settle(optimizer)
+        ranks, nus = self._read_ranks()
+        patience = self.config.shrink_patience
+        changed = [i for i, adapter in enumerate(self.adapters) if adapter.rank != ranks[i]]
+        idle = [i for i, adapter in enumerate(self.adapters) if adapter.idle_steps >= patience]
+        touched = sorted({*changed, *idle})
+        optimizer.before_change(touched)
+        for i in changed:
+            adapter, rank = self.adapters[i], ranks[i]
+            rows = ()
+            if rank > adapter.filled:
+                rows = self._new_rows(adapter, rank, nus[i], generator)
+            adapter.set_rank(rank, *rows)
+        for adapter in self.adapters:
+            adapter.give_back(patience)
+        optimizer.follow(touched)
+
+    def nus(self) -> list[float]:
+        """The present ν of every component."""
+        return nu_of(self.rho.detach()).tolist()
+
+    def _settle(self, optimizer: RowAdamW) -> None:
+        """Keeps ν within r_max, and stops it on ν_target where a step would cross it.
+
+        The second is the proximal step of |ν − ν_target|: Adam's sign-like steps would otherwise
+        swing around the target for ever, and the rank would flap with them.
+        """
+        with torch.no_grad():
+            side = self._nu_before - self.nu_target
+            crossed = side * (nu_of(self.rho) - self.nu_target) < 0
+            self.rho.masked_fill_(crossed, self._rho_target)
+            low = self.rho < self._rho_low
+            self.rho.copy_(torch.maximum(self.rho, self._rho_low))
+        optimizer.stop_momentum(crossed | low)
+
+    def _read_ranks(self) -> tuple[list[int], list[float]]:
+        nu = nu_of(self.rho.detach())
+        ranks = quantile_rank(nu, 1, self._caps, self.config.quantile)
+        count = len(self.adapters)
+        # fp32 holds every rank exactly, so that one copy carries both
+        both = torch.cat([ranks.float(), nu]).tolist()
+        return [int(rank) for rank in both[:count]], both[count:]
+
+    def _new_rows(
+        self, adapter: Adapter, rank: int, nu: float, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Rows filled..rank: A ~ N(0, 2/Σ_{j<rank} f²), B = 0 [section 3.3.1]."""
+        count = rank - adapter.filled
+        std = (2.0 / sum_of_squares(nu, rank)) ** 0.5
+        if self.config.init == "fan_in":
+            std /= adapter.in_features**0.5
+        a = std * torch.randn(count, adapter.in_features, generator=generator)
+        first = adapter.filled == 0
+        if first or self.config.growth == "zero":
+            return a, torch.zeros(count, adapter.out_features)
+        return a, std * torch.randn(count, adapter.out_features, generator=generator)

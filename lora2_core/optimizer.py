@@ -1,0 +1,113 @@
+"""torch's AdamW over rows that come and go.
+
+Rows of one age form a segment, and each segment is one parameter of the optimiser: new rows get
+their own step count, dormant rows get no update at all, not even from momentum or decay.
+"""
+
+from itertools import groupby
+
+import torch
+from torch import Tensor, nn
+
+from .adapter import Adapter, Rows
+
+
+class RowAdamW:
+    """AdamW for the factors of all adapters and, in a group of its own, for ρ.
+
+    adapters: the adapted layers. rho: [L] or None. rho's group has no weight decay.
+    """
+
+    def __init__(
+        self,
+        adapters: list[Adapter],
+        rho: nn.Parameter | None,
+        *,
+        learning_rate: float,
+        rho_learning_rate: float,
+        weight_decay: float,
+    ):
+        self.adapters = adapters
+        self.rho = rho
+        self._segments: list[list[tuple[nn.Parameter, Rows, int, int]]] = [[] for _ in adapters]
+        self._steps_since: list[int] = [0] * len(adapters)
+        on_gpu = adapters[0].device.type == "cuda"
+        groups = [{"params": [nn.Parameter(torch.empty(0))], "weight_decay": weight_decay}]
+        if rho is not None:
+            groups.append({"params": [rho], "lr": rho_learning_rate, "weight_decay": 0.0})
+        self.adamw = torch.optim.AdamW(groups, lr=learning_rate, fused=True if on_gpu else None)
+        for index in range(len(adapters)):
+            self._split(index)
+        self._register()
+
+    def follow(self, changed: list[int]) -> None:
+        """Takes up the rows of the adapters whose rank or memory has changed.
+
+        Call before_change with the same indices first.
+        """
+        for index in changed:
+            self._split(index)
+        if changed:
+            self._register()
+
+    def before_change(self, changed: list[int]) -> None:
+        """Writes the ages of these adapters' rows back, ahead of a resize."""
+        for index in changed:
+            for segment, rows, start, stop in self._segments[index]:
+                self.adamw.state.pop(segment, None)
+                for row in range(start, stop):
+                    rows.ages[row] += self._steps_since[index]
+            self._segments[index] = []
+            self._steps_since[index] = 0
+
+    def share_gradients(self) -> None:
+        """Hands the gradient of each active prefix to the segments it is cut into."""
+        for segments in self._segments:
+            for segment, rows, start, stop in segments:
+                grad = rows.active.grad
+                segment.grad = None if grad is None else grad[start:stop]
+
+    def clip(self, max_norm: float) -> None:
+        """Clips A and B jointly and ρ apart: dL/dν grows like 1/ν and would eat a joint norm."""
+        factors = [segment for segments in self._segments for segment, *_ in segments]
+        nn.utils.clip_grad_norm_(factors, max_norm)
+        if self.rho is not None and self.rho.grad is not None:
+            nn.utils.clip_grad_norm_([self.rho], max_norm)
+
+    def applied(self) -> None:
+        """Counts one update; not called when a loss scaler skipped it."""
+        self._steps_since = [steps + 1 for steps in self._steps_since]
+
+    def zero_grad(self) -> None:
+        self.adamw.zero_grad(set_to_none=True)
+        for adapter in self.adapters:
+            adapter.a.active.grad = adapter.b.active.grad = None
+
+    def stop_momentum(self, where: Tensor) -> None:
+        """Forgets the first moment of the ν's selected by the mask [L]."""
+        state = self.adamw.state.get(self.rho)
+        if state:
+            state["exp_avg"].masked_fill_(where, 0.0)
+
+    def _split(self, index: int) -> None:
+        adapter = self.adapters[index]
+        segments = []
+        for rows in (adapter.a, adapter.b):
+            start = 0
+            for age, run in groupby(rows.ages[: adapter.rank]):
+                stop = start + sum(1 for _ in run)
+                segment = nn.Parameter(rows.values[start:stop])
+                device = segment.device if segment.is_cuda else "cpu"
+                self.adamw.state[segment] = {
+                    "step": torch.tensor(float(age), device=device),
+                    "exp_avg": rows.exp_avg[start:stop],
+                    "exp_avg_sq": rows.exp_avg_sq[start:stop],
+                }
+                segments.append((segment, rows, start, stop))
+                start = stop
+        self._segments[index] = segments
+
+    def _register(self) -> None:
+        self.adamw.param_groups[0]["params"] = [
+            segment for segments in self._segments for segment, *_ in segments
+        ]
