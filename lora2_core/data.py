@@ -66,7 +66,7 @@ def batches(
     weighted by `prior_weight` [DreamBooth, prior preservation].
     """
     own = _epochs(examples, batch_size, torch.Generator().manual_seed(seed))
-    others = _epochs(prior, batch_size, torch.Generator().manual_seed(seed + 1)) if prior else None
+    others = _epochs(prior, batch_size, torch.Generator().manual_seed((seed + 1) % 2**64)) if prior else None
     while True:
         step = []
         for _ in range(accumulation):

@@ -1,0 +1,14 @@
+"""The nodes: thin V3 classes over lora2_core. Ids are for ever; shared workflows carry them."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from .load import LoRA2Load
+from .save import LoRA2Save
+from .train import LoRA2Train
+
+
+class LoRA2Extension(ComfyExtension):
+    """What the host loads."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [LoRA2Train, LoRA2Save, LoRA2Load]

@@ -1,0 +1,288 @@
+"""The only file that imports the host: its model, memory, progress, interrupt and folders."""
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import comfy.lora
+import comfy.model_base
+import comfy.model_management
+import comfy.model_sampling
+import comfy.sampler_helpers
+import comfy.samplers
+import comfy.sd
+import comfy.utils
+import folder_paths
+import torch
+from server import PromptServer
+from torch import Tensor, nn
+
+from ..lora2_core.data import Example
+from ..lora2_core.errors import LoRA2Error
+from ..lora2_core.train import StepInfo
+
+_BLOCKS = ("BasicTransformerBlock", "ResBlock")
+_PROGRESS_INTERVAL = 0.25  # seconds between progress texts
+
+
+class HostDenoiser:
+    """The UNet of a loaded MODEL; meets lora2_core's Denoiser protocol."""
+
+    def __init__(self, model: comfy.model_base.BaseModel, device: torch.device):
+        self.network = model.diffusion_model
+        self.blocks = [m for m in self.network.modules() if type(m).__name__ in _BLOCKS]
+        self.device = device
+        self._sampling = model.model_sampling
+        self._predicts_v = isinstance(self._sampling, comfy.model_sampling.V_PREDICTION)
+        self._dtype = model.get_dtype()
+        if model.manual_cast_dtype is not None:
+            self._dtype = model.manual_cast_dtype
+        self._sigmas = self._sampling.sigmas.to(device).clone()
+        self.timesteps = len(self._sigmas)
+
+    def corrupt(self, latents: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """x_0 + σ ε and ε, or v = (ε − σ x_0)/√(1+σ²) for v-prediction."""
+        sigma = self._sigmas[t].view(-1, 1, 1, 1)
+        noisy = latents + sigma * noise
+        if self._predicts_v:
+            return noisy, (noise - sigma * latents) / (1 + sigma**2).sqrt()
+        return noisy, noise
+
+    def predict(self, noisy: Tensor, t: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
+        """The UNet's raw output; inputs are scaled as the host scales them at sampling."""
+        scaled = self._sampling.calculate_input(self._sigmas[t], noisy).to(self._dtype)
+        return self.network(
+            scaled,
+            t.float(),
+            context=conditioning["c_crossattn"].to(self._dtype),
+            y=conditioning["y"].to(self._dtype),
+            transformer_options={},
+        )
+
+    def module_name(self, name: str) -> str:
+        """The host's modules already carry the single-file names."""
+        return name
+
+
+def describe(patcher) -> str:
+    """Class and prediction type of a MODEL, for messages."""
+    model = patcher.model
+    return f"{type(model).__name__} ({model.model_type.name})"
+
+
+def check_trainable(patcher) -> None:
+    """Raises LoRA2Error, naming the model, unless it is an SDXL-family UNet."""
+    model = patcher.model
+    if type(model) is not comfy.model_base.SDXL:
+        raise LoRA2Error(
+            f"{describe(patcher)} cannot be trained; load an SDXL or KOALA checkpoint"
+        )
+    sampling = patcher.get_model_object("model_sampling")
+    known = (comfy.model_sampling.EPS, comfy.model_sampling.V_PREDICTION)
+    parents = type(sampling).__mro__[1:]
+    kind = next((parent for parent in parents if parent in known), None)
+    odd = (comfy.model_sampling.EDM, comfy.model_sampling.X0)
+    if kind is None or isinstance(sampling, odd) or not hasattr(sampling, "num_timesteps"):
+        raise LoRA2Error(
+            f"{describe(patcher)} has a sampling of type "
+            f"{', '.join(parent.__name__ for parent in parents[:2])}, which cannot be trained; "
+            "use a checkpoint with ε- or v-prediction on the discrete schedule"
+        )
+
+
+def latent_channels(patcher) -> int:
+    """Channels of the latents that the model takes."""
+    return patcher.model.latent_format.latent_channels
+
+
+def examples(patcher, latents: Sequence[dict], conditioning: Sequence, what: str) -> list[Example]:
+    """The host's LATENT and CONDITIONING lists as examples, one an image, on the CPU.
+
+    latents: dicts with samples [b, c, h, w], any mix of sizes. conditioning: CONDITIONING lists;
+    one for all images, or one an image. Size and crop conditioning comes from the host itself,
+    as at sampling. Raises LoRA2Error if the counts differ.
+    """
+    images = [image for latent in latents for image in latent["samples"].split(1)]
+    pairs = [pair for cond in conditioning for pair in cond]
+    if len(pairs) == 1:
+        pairs = pairs * len(images)
+    if len(pairs) != len(images):
+        raise LoRA2Error(
+            f"there are {len(images)} {what} but {len(pairs)} conditionings; "
+            "give one conditioning for all images, or one for each"
+        )
+    return [_example(patcher.model, image, pair) for image, pair in zip(images, pairs, strict=True)]
+
+
+def _example(model, image: Tensor, pair) -> Example:
+    if "control" in pair[1]:
+        raise LoRA2Error("the conditioning holds a ControlNet; train with the plain caption")
+    latent = image.detach().cpu().float().clone()
+    if latent.ndim == 4 and latent.shape[1] == model.latent_format.latent_channels:
+        latent = model.process_latent_in(latent)
+    conds = comfy.samplers.encode_model_conds(
+        model.extra_conds,
+        comfy.sampler_helpers.convert_cond([pair]),
+        latent,
+        torch.device("cpu"),
+        "positive",
+    )[0]["model_conds"]
+    missing = {"c_crossattn", "y"} - set(conds)
+    if missing:
+        raise LoRA2Error(f"the conditioning lacks {missing}; encode the caption with this CLIP")
+    return Example(
+        latent, {name: conds[name].cond.cpu().float().clone() for name in ("c_crossattn", "y")}
+    )
+
+
+@contextmanager
+def trainable(patcher, dtype: str) -> Iterator[HostDenoiser]:
+    """The model on its device with weights that autograd accepts, without a second copy.
+
+    Weights loaded by a node are inference tensors. Within the block each is replaced by a normal
+    tensor over the same memory; afterwards the originals are back, whatever happened. A model
+    that the host streams in pieces is trained through the host's own fully loaded delegate.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        if getattr(patcher, "is_dynamic", lambda: False)():
+            # pieces may be evicted between forward and backward, while autograd refers to them
+            patcher = patcher.get_non_dynamic_delegate()
+        comfy.model_management.load_models_gpu([patcher], force_full_load=True)
+        model = patcher.model
+        with _borrowed_weights(model), _computing_in(model, dtype), _in_training():
+            yield HostDenoiser(model, patcher.load_device)
+        comfy.model_management.soft_empty_cache()
+
+
+@contextmanager
+def _borrowed_weights(model: nn.Module) -> Iterator[None]:
+    originals = []
+    try:
+        for module in model.modules():
+            for store in (module._parameters, module._buffers):
+                for name, tensor in store.items():
+                    if tensor is None:
+                        continue
+                    originals.append((store, name, tensor))
+                    store[name] = _alias(tensor, store is module._parameters)
+        yield
+    finally:
+        for store, name, tensor in originals:
+            store[name] = tensor
+
+
+def _alias(tensor: Tensor, is_parameter: bool) -> Tensor:
+    if type(tensor) not in (Tensor, nn.Parameter):
+        raise LoRA2Error(
+            f"the weights are quantised ({type(tensor).__name__}); load the checkpoint in fp16, "
+            "bf16, fp32 or plain fp8"
+        )
+    alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    alias.set_(
+        tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride()
+    )
+    return nn.Parameter(alias, requires_grad=False) if is_parameter else alias
+
+
+@contextmanager
+def _computing_in(model, dtype: str) -> Iterator[None]:
+    """For fp32, has the host's layers cast half-precision weights as they compute."""
+    changed = []
+    cast = model.manual_cast_dtype
+    try:
+        if dtype == "fp32" and model.get_dtype() != torch.float32:
+            model.manual_cast_dtype = torch.float32
+            for module in model.modules():
+                if getattr(module, "comfy_cast_weights", None) is False:
+                    module.comfy_cast_weights = True
+                    changed.append(module)
+        yield
+    finally:
+        model.manual_cast_dtype = cast
+        for module in changed:
+            module.comfy_cast_weights = False
+
+
+@contextmanager
+def _in_training() -> Iterator[None]:
+    """Sets the host's training flag, which ComfyUI 0.8 does not have yet."""
+    management = comfy.model_management
+    before = getattr(management, "in_training", None)
+    try:
+        if before is not None:
+            management.in_training = True
+        yield
+    finally:
+        if before is not None:
+            management.in_training = before
+
+
+class Progress:
+    """on_step for the host: progress bar, a line of text in the node, and the cancel button."""
+
+    def __init__(self, steps: int, node_id: str | None):
+        self._bar = comfy.utils.ProgressBar(steps, node_id=node_id)
+        self._node_id = node_id
+        self._last = 0.0
+
+    def __call__(self, info: StepInfo) -> None:
+        self._bar.update_absolute(info.step)
+        now = time.monotonic()
+        if now - self._last >= _PROGRESS_INTERVAL or info.step == info.steps:
+            self._last = now
+            text = (
+                f"step {info.step}/{info.steps} · loss {info.loss:.4f} "
+                f"· mean rank {info.mean_rank:.1f}"
+            )
+            show_text(text, self._node_id)
+            logging.info("LoRA² %s", text)
+        # every step: the bar checks too, but only as often as it redraws
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+def show_text(text: str, node_id: str | None) -> None:
+    """A line in the node, drawn by the host's own page."""
+    if node_id is not None:
+        PromptServer.instance.send_progress_text(text, node_id)
+
+
+def loras_folder() -> Path:
+    """Where new adapters go: the first of the host's loras folders."""
+    return Path(folder_paths.get_folder_paths("loras")[0])
+
+
+def output_folder() -> Path:
+    return Path(folder_paths.get_output_directory())
+
+
+def lora_names() -> list[str]:
+    """Names of the loras folders' files, as the host's own loaders list them."""
+    return folder_paths.get_filename_list("loras")
+
+
+def lora_path(name: str) -> Path:
+    """The file behind a name of the list; raises LoRA2Error if it is gone or outside."""
+    path = folder_paths.get_full_path("loras", name)
+    if path is None:
+        raise LoRA2Error(f"{name!r} is not in the loras folder; refresh the page and choose again")
+    return Path(path)
+
+
+def target_shapes(model, clip) -> dict[str, tuple[int, ...]]:
+    """Shape of the weight behind every component name that the host can place."""
+    sources = [(model.model, comfy.lora.model_lora_keys_unet(model.model, {}))]
+    if clip is not None:
+        encoders = clip.cond_stage_model
+        sources.append((encoders, comfy.lora.model_lora_keys_clip(encoders, {})))
+    shapes: dict[str, tuple[int, ...]] = {}
+    for module, keys in sources:
+        weights = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
+        shapes |= {name: weights[key] for name, key in keys.items() if key in weights}
+    return shapes
+
+
+def apply_lora(model, clip, state: Mapping[str, Tensor], strength_model: float, strength_clip):
+    """(MODEL, CLIP) with the adapter added by the host's own loader."""
+    return comfy.sd.load_lora_for_models(model, clip, dict(state), strength_model, strength_clip)

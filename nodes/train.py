@@ -1,0 +1,252 @@
+"""LoRA² Train."""
+
+from dataclasses import asdict
+
+from comfy_api.latest import io
+
+from ..lora2_core import adapter_file, rank_report
+from ..lora2_core.config import DTYPES, MAX_RANK, METHODS, PRESETS, TARGETS, TrainConfig
+from ..lora2_core.data import batches, check_examples
+from ..lora2_core.errors import LoRA2Error
+from ..lora2_core.train import TrainingDiverged, TrainResult, train
+from . import host
+from .sockets import ADVANCED, CATEGORY, LoraModel, LossMap, RankReport
+
+_D = TrainConfig()
+
+
+def _inputs() -> list:
+    integer, number, choice, switch = io.Int.Input, io.Float.Input, io.Combo.Input, io.Boolean.Input
+    return [
+        io.Model.Input("model", tooltip="The SDXL or KOALA model to adapt. It is left as it is."),
+        io.Latent.Input("latents", tooltip="Encoded images, from Make Training Dataset."),
+        io.Conditioning.Input("positive", tooltip="Their captions: one for all, or one an image."),
+        choice(
+            "preset",
+            options=[*PRESETS, "custom"],
+            default="balanced",
+            tooltip="Starting and highest rank: balanced 64/128, paper 512/512, small 16/32; "
+            "custom uses r_init and r_max below.",
+        ),
+        choice(
+            "method",
+            options=list(METHODS),
+            default=_D.method,
+            tooltip="lora2 learns the rank of every layer; lora keeps r_init for all.",
+        ),
+        integer(
+            "steps",
+            default=_D.steps,
+            min=1,
+            max=100_000,
+            tooltip="Optimiser steps. The paper: 500 for SDXL, 800 for KOALA, 1000 for lora.",
+        ),
+        number(
+            "learning_rate",
+            default=_D.learning_rate,
+            min=1e-8,
+            max=1.0,
+            step=1e-6,
+            round=1e-8,
+            tooltip="Of the two factors A and B; ν has its own rate.",
+        ),
+        integer(
+            "seed",
+            default=0,
+            min=0,
+            max=0xFFFF_FFFF_FFFF_FFFF,
+            control_after_generate=False,
+            tooltip="The same seed gives the same adapter (bit for bit on a CPU).",
+        ),
+        integer(
+            "batch_size", default=1, min=1, max=64, tooltip="Images of equal size a forward pass."
+        ),
+        choice(
+            "targets",
+            options=list(TARGETS),
+            default=_D.targets,
+            tooltip="Which layers get an adapter. attention is the paper's choice.",
+        ),
+        io.Latent.Input(
+            "reg_latents",
+            optional=True,
+            tooltip="Images of the class in general, for DreamBooth's prior preservation.",
+        ),
+        io.Conditioning.Input(
+            "reg_positive", optional=True, tooltip="Their captions: one for all, or one an image."
+        ),
+        number(
+            "prior_weight",
+            default=1.0,
+            min=0.0,
+            max=10.0,
+            step=0.05,
+            optional=True,
+            extra_dict=ADVANCED,
+            tooltip="Weight of the loss on the reg images.",
+        ),
+        integer(
+            "r_init",
+            default=_D.r_init,
+            min=1,
+            max=MAX_RANK,
+            optional=True,
+            extra_dict=ADVANCED,
+            tooltip="Rank that every layer starts from. Used by the preset custom.",
+        ),
+        integer(
+            "r_max",
+            default=_D.r_max,
+            min=1,
+            max=MAX_RANK,
+            optional=True,
+            extra_dict=ADVANCED,
+            tooltip="No layer grows past it. Used by the preset custom.",
+        ),
+        number(
+            "r_target",
+            default=_D.r_target,
+            min=0.1,
+            max=float(MAX_RANK),
+            step=0.5,
+            optional=True,
+            extra_dict=ADVANCED,
+            tooltip="Rank towards which the regulariser pulls every layer.",
+        ),
+        number(
+            "lambda_r",
+            default=_D.lambda_r,
+            min=0.0,
+            max=1.0,
+            step=1e-5,
+            round=1e-8,
+            optional=True,
+            extra_dict=ADVANCED,
+            tooltip="λ_r, weight of the rank regulariser. Higher: smaller files.",
+        ),
+        number(
+            "lambda_e",
+            default=_D.lambda_e,
+            min=0.0,
+            max=1.0,
+            step=1e-5,
+            round=1e-8,
+            optional=True,
+            extra_dict=ADVANCED,
+            tooltip="λ_e, weight of the cross-attention entropy. 0 leaves it out.",
+        ),
+        integer(
+            "gradient_accumulation",
+            default=1,
+            min=1,
+            max=1024,
+            optional=True,
+            extra_dict=ADVANCED,
+            tooltip="Batches that add up to one step.",
+        ),
+        choice(
+            "training_dtype",
+            options=list(DTYPES),
+            default=_D.dtype,
+            optional=True,
+            extra_dict=ADVANCED,
+            tooltip="Precision of the forward pass. fp16 uses a loss scaler. "
+            "The adapter itself is always fp32.",
+        ),
+        switch(
+            "gradient_checkpointing",
+            default=True,
+            optional=True,
+            extra_dict=ADVANCED,
+            tooltip="Recompute activations in the backward pass: less memory, more time.",
+        ),
+    ]
+
+
+class LoRA2Train(io.ComfyNode):
+    """Trains an adapter on the model that the host has loaded."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoRA2Train",
+            display_name="LoRA² Train",
+            category=CATEGORY,
+            description="Trains a LoRA whose every layer learns its own rank.",
+            is_input_list=True,  # the dataset nodes give lists, and one run needs all of it
+            inputs=_inputs(),
+            outputs=[
+                LoraModel.Output(display_name="lora", tooltip="For LoRA² Save, Load LoRA Model."),
+                LossMap.Output(display_name="loss_map", tooltip="For Plot Loss Graph."),
+                RankReport.Output(display_name="rank_report", tooltip="The rank of every layer."),
+                io.Int.Output(display_name="steps", tooltip="Steps that were trained."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls, model, latents, positive, reg_latents=None, reg_positive=None, **settings
+    ) -> io.NodeOutput:
+        model = model[0]
+        settings = {name: values[0] for name, values in settings.items()}
+        prior_weight = settings.pop("prior_weight", 1.0)
+        config = _config(settings)
+        host.check_trainable(model)
+        data = _dataset(model, latents, positive, "latents")
+        if (reg_latents is None) != (reg_positive is None):
+            raise LoRA2Error("reg_latents and reg_positive go together; connect both or neither")
+        prior = [] if reg_latents is None else _dataset(
+            model, reg_latents, reg_positive, "reg_latents"
+        )
+        order = batches(
+            data,
+            batch_size=config.batch_size,
+            accumulation=config.gradient_accumulation,
+            seed=config.seed,
+            prior=prior,
+            prior_weight=prior_weight,
+        )
+        try:
+            with host.trainable(model, config.dtype) as denoiser:
+                progress = host.Progress(config.steps, cls.hidden.unique_id)
+                result = train(denoiser, order, config, progress)
+        except TrainingDiverged as error:
+            raise LoRA2Error(f"{error}. {_rescue(error.result)}") from error
+        lora = _pack(result)
+        return io.NodeOutput(
+            lora, {"loss": result.losses}, rank_report.report(lora), result.steps
+        )
+
+
+def _config(settings: dict) -> TrainConfig:
+    preset = settings.pop("preset")
+    settings["dtype"] = settings.pop("training_dtype", _D.dtype)
+    if preset == "custom":
+        return TrainConfig(**settings)
+    settings.pop("r_init", None)
+    settings.pop("r_max", None)
+    return TrainConfig.preset(preset, **settings)
+
+
+def _dataset(model, latents, conditioning, what: str) -> list:
+    found = host.examples(model, latents, conditioning, what)
+    check_examples(found, host.latent_channels(model), what)
+    return found
+
+
+def _pack(result: TrainResult) -> adapter_file.LoraState:
+    config = result.config
+    metadata = adapter_file.training_metadata(
+        method=config.method, settings=asdict(config), ranks=result.ranks, steps=result.steps
+    )
+    return adapter_file.pack(result.factors, metadata=metadata)
+
+
+def _rescue(result: TrainResult) -> str:
+    """Saves what was good before the loss broke, and says where."""
+    if result.steps == 0:
+        return "Nothing was trained before that"
+    path = adapter_file.free_name(host.output_folder(), "lora2_rescued")
+    adapter_file.write(_pack(result), path, precision="fp32")
+    return f"The adapter of step {result.steps} is kept as {path.name} in the output folder"
