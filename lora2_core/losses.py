@@ -10,7 +10,7 @@ def prediction_loss(prediction: Tensor, target: Tensor) -> Tensor:
     return F.mse_loss(prediction.float(), target.float())
 
 
-def rank_penalty(nu: Tensor, nu_target: float, reduction: str = "sum") -> Tensor:
+def rank_penalty(nu: Tensor, nu_target: float | Tensor, reduction: str = "sum") -> Tensor:
     """Σ_ℓ |ν_ℓ − ν_target| [eq. 12]; nu: [L]. `mean` divides by L."""
     distance = (nu - nu_target).abs()
     return distance.mean() if reduction == "mean" else distance.sum()

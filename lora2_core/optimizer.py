@@ -67,12 +67,16 @@ class RowAdamW:
                 grad = rows.active.grad
                 segment.grad = None if grad is None else grad[start:stop]
 
-    def clip(self, max_norm: float) -> None:
-        """Clips A and B jointly and ρ apart: dL/dν grows like 1/ν and would eat a joint norm."""
+    def clip(self, max_norm: float) -> Tensor:
+        """Clips A and B jointly and ρ apart: dL/dν grows like 1/ν and would eat a joint norm.
+
+        Returns the sum of both norms before clipping, NaN or infinite if any gradient is.
+        """
         factors = [segment for segments in self._segments for segment, *_ in segments]
-        nn.utils.clip_grad_norm_(factors, max_norm)
+        norm = nn.utils.clip_grad_norm_(factors, max_norm)
         if self.rho is not None and self.rho.grad is not None:
-            nn.utils.clip_grad_norm_([self.rho], max_norm)
+            norm = norm + nn.utils.clip_grad_norm_([self.rho], max_norm)
+        return norm
 
     def applied(self) -> None:
         """Counts one update; not called when a loss scaler skipped it."""

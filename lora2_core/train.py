@@ -48,7 +48,7 @@ class TrainResult:
 
     factors: module name → (down [D, n…], up [m, D…]), fp32 on the CPU, Λ folded into down.
     ranks: module name → (ν or None, D). losses: prediction loss of each step. steps: how many
-    were applied.
+    were run.
     """
 
     factors: dict[str, tuple[Tensor, Tensor]]
@@ -59,11 +59,11 @@ class TrainResult:
 
 
 class TrainingDiverged(LoRA2Error):
-    """The loss became NaN or infinite. `result` holds the adapter of the last good step."""
+    """Loss or gradient became NaN or infinite. `result` holds the adapter of the last good step."""
 
-    def __init__(self, step: int, loss: float, result: TrainResult):
+    def __init__(self, step: int, what: str, result: TrainResult):
         super().__init__(
-            f"the loss became {loss} at step {step} of {result.config.steps}; lower the learning "
+            f"{what} at step {step} of {result.config.steps}; lower the learning "
             f"rate ({result.config.learning_rate:g}) or train in bf16 or fp32 "
             f"(now {result.config.dtype})"
         )
@@ -81,7 +81,8 @@ def train(
 
     batches: the batches of each optimiser step (data.batches). on_step may raise to stop: the
     denoiser is restored all the same. The same seed gives the same result, bit for bit, on a CPU.
-    Raises TrainingDiverged if the loss is not finite, LoRA2Error for settings that do not fit.
+    Raises TrainingDiverged if loss or gradient is not finite, LoRA2Error for settings that do
+    not fit.
     """
     generator = torch.Generator().manual_seed(config.seed)
     highest = config.r_max if config.method == "lora2" else config.r_init
@@ -131,15 +132,19 @@ def train(
                 scaler.scale(penalty).backward()
             elif method.rho is not None:
                 method.rho.grad = None
-            loss, entropy_sum = torch.stack(parts).sum(0).tolist()
+            norm = _gather_gradients(optimizer, scaler, config)
+            parts = torch.stack(parts).sum(0)
+            loss, entropy_sum, norm = torch.cat([parts, norm.reshape(1)]).tolist()
             if not math.isfinite(loss):
-                raise TrainingDiverged(step + 1, loss, result())
+                raise TrainingDiverged(step + 1, f"the loss became {loss}", result())
+            if not math.isfinite(norm) and not scaler.is_enabled():  # the scaler skips such a step
+                raise TrainingDiverged(step + 1, f"the gradient became {norm}", result())
             method.before_step()
-            _update(optimizer, scaler, config)
+            _update(optimizer, scaler)
             method.after_step(optimizer, generator, moving)
             losses.append(loss)
             if on_step is not None:
-                mean_entropy = entropy_sum / len(parts) if probe is not None else None
+                mean_entropy = entropy_sum / len(step_batches) if probe is not None else None
                 ranks = tuple(adapter.rank for adapter in adapters)
                 seconds = time.monotonic() - started
                 on_step(StepInfo(step + 1, config.steps, loss, mean_entropy, ranks, seconds))
@@ -166,10 +171,16 @@ def _forward(
     return prediction_loss(prediction, target), None if probe is None else probe.mean()
 
 
-def _update(optimizer: RowAdamW, scaler: torch.amp.GradScaler, config: TrainConfig) -> None:
+def _gather_gradients(
+    optimizer: RowAdamW, scaler: torch.amp.GradScaler, config: TrainConfig
+) -> Tensor:
+    """Unscales and clips the gradients where the optimiser looks for them; returns their norm."""
     optimizer.share_gradients()
     scaler.unscale_(optimizer.adamw)
-    optimizer.clip(config.max_grad_norm)
+    return optimizer.clip(config.max_grad_norm)
+
+
+def _update(optimizer: RowAdamW, scaler: torch.amp.GradScaler) -> None:
     scale = scaler.get_scale() if scaler.is_enabled() else 0.0
     scaler.step(optimizer.adamw)
     scaler.update()

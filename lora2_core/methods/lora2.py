@@ -34,11 +34,13 @@ class AdaptiveRank:
         q = config.quantile
         nu = torch.tensor([nu_for_rank(rank, q) for rank in starts], device=device)
         self.rho = nn.Parameter(rho_of(nu))
-        self.nu_target = nu_for_rank(config.r_target, q)
-        self._rho_target = float(rho_of(torch.tensor(self.nu_target)))
+        # ν_target is what softplus makes of ρ_target, so that a ν stopped there is at distance 0
+        # to the bit; one ulp off, and it would count as crossing with every step to that side
+        self._rho_target = rho_of(torch.full_like(nu, nu_for_rank(config.r_target, q)))
+        self.nu_target = nu_of(self._rho_target)
         self._rho_low = rho_of(torch.tensor([nu_for_rank(cap, q) for cap in caps], device=device))
         self._caps = torch.tensor(caps, device=device)
-        self._nu_before: Tensor | None = None
+        self._rho_before: Tensor | None = None
 
     def start(self, generator: torch.Generator) -> None:
         """Gives every adapter its first rows at r_init [section 3.3.1]."""
@@ -59,8 +61,8 @@ class AdaptiveRank:
         return config.lambda_r * distance
 
     def before_step(self) -> None:
-        """Remembers where ν stood, so that after_step can tell which crossed the target."""
-        self._nu_before = nu_of(self.rho.detach())
+        """Remembers where ρ stood, so that after_step can tell which crossed the target."""
+        self._rho_before = self.rho.detach().clone()
 
     def after_step(self, optimizer: RowAdamW, generator: torch.Generator, moving: bool) -> None:
         """Brings ranks and memory up to the new ν: one device-to-host copy for all components."""
@@ -93,9 +95,9 @@ class AdaptiveRank:
         swing around the target for ever, and the rank would flap with them.
         """
         with torch.no_grad():
-            side = self._nu_before - self.nu_target
-            crossed = side * (nu_of(self.rho) - self.nu_target) < 0
-            self.rho.masked_fill_(crossed, self._rho_target)
+            side = torch.sign(self._rho_before - self._rho_target)
+            crossed = side * torch.sign(self.rho - self._rho_target) < 0
+            self.rho.copy_(torch.where(crossed, self._rho_target, self.rho))
             low = self.rho < self._rho_low
             self.rho.copy_(torch.maximum(self.rho, self._rho_low))
         optimizer.stop_momentum(crossed | low)

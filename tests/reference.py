@@ -1,0 +1,232 @@
+"""A naive twin of the training: one slow, plain function an equation, nothing shared with the core.
+
+Full dense ΔW, Python loops over components, rows and heads, fp64 throughout, one Adam state a row.
+Slow on purpose: what the core does with segments, buckets and fused kernels is done here the way
+it is written on paper. Imports nothing of lora2_core.
+"""
+
+import math
+
+import torch
+
+
+def f(x, nu):
+    """f(x; ν) = e^{−νx}(1−e^{−ν}), Python floats."""
+    return math.exp(-nu * x) * (1.0 - math.exp(-nu))
+
+
+def f_gradient(x, nu):
+    """∂f/∂ν = e^{−νx}[(x+1)e^{−ν}−x]."""
+    return math.exp(-nu * x) * ((x + 1) * math.exp(-nu) - x)
+
+
+def log_mass(q):
+    return -math.log(1.0 - q)
+
+
+def quantile_rank(nu, r_min, r_max, q):
+    """clamp(⌈t − min(0.5, 0.01 t)⌉, r_min, r_max), t = L/ν."""
+    t = log_mass(q) / nu
+    return min(max(math.ceil(t - min(0.5, 0.01 * t)), r_min), r_max)
+
+
+def softplus(rho):
+    return rho + math.log1p(math.exp(-rho)) if rho > 0 else math.log1p(math.exp(rho))
+
+
+def inverse_softplus(nu):
+    return math.log(math.expm1(nu))
+
+
+def initial_std(nu, rank):
+    """√(2/Σ_{j<rank} f_j²)."""
+    return math.sqrt(2.0 / sum(f(x, nu) ** 2 for x in range(rank)))
+
+
+def entropy(logits):
+    """Mean over all leading dimensions of −Σ p log p over the last."""
+    p = torch.softmax(logits, -1)
+    return -(p * torch.log(p)).sum(-1).mean()
+
+
+def attention(q, k, v, heads):
+    """Softmax attention head by head; q, k, v: [b, tokens, heads·d]. Returns (output, logits)."""
+    width = q.shape[-1] // heads
+    outputs, all_logits = [], []
+    for head in range(heads):
+        part = slice(head * width, (head + 1) * width)
+        logits = q[..., part] @ k[..., part].transpose(1, 2) / math.sqrt(width)
+        outputs.append(torch.softmax(logits, -1) @ v[..., part])
+        all_logits.append(logits)
+    return torch.cat(outputs, -1), torch.stack(all_logits, 1)
+
+
+def toy_forward(weights, blocks, heads, noisy, t, context):
+    """toy.ToyNetwork from a dict of dense weights. Returns (prediction, mean entropy)."""
+    b, c, h, w = noisy.shape
+    x = noisy.flatten(2).transpose(1, 2) @ weights["proj_in"].T
+    x = x + (t.to(x.dtype) / 10.0)[:, None, None] * weights["time"]
+    entropies = []
+    for block in range(blocks):
+        for kind in ("attn1", "attn2"):
+            at = f"blocks.{block}.{kind}."
+            source = x if kind == "attn1" else context
+            q = x @ weights[at + "to_q"].T
+            k = source @ weights[at + "to_k"].T
+            v = source @ weights[at + "to_v"].T
+            mixed, logits = attention(q, k, v, heads)
+            x = x + mixed @ weights[at + "to_out.0"].T
+            if kind == "attn2":
+                entropies.append(entropy(logits))
+    out = (x @ weights["proj_out"].T).transpose(1, 2).reshape(b, c, h, w)
+    return out, torch.stack(entropies).mean()
+
+
+class Row:
+    """One unit of rank of one factor, with its own Adam state."""
+
+    def __init__(self, value):
+        self.value = value.double()
+        self.m = torch.zeros_like(self.value)
+        self.v = torch.zeros_like(self.value)
+        self.count = 0
+
+    def adam(self, grad, lr, weight_decay):
+        self.count += 1
+        self.value = self.value - lr * weight_decay * self.value
+        self.m = 0.9 * self.m + 0.1 * grad
+        self.v = 0.999 * self.v + 0.001 * grad * grad
+        m = self.m / (1 - 0.9**self.count)
+        v = self.v / (1 - 0.999**self.count)
+        self.value = self.value - lr * m / (v.sqrt() + 1e-8)
+
+
+class Component:
+    """One adapted layer: the list of its rows, dormant ones included, and its ρ."""
+
+    def __init__(self, name, weight, config):
+        self.name = name
+        self.weight = weight.double()
+        self.cap = min(config.r_max, *weight.shape)
+        nu = log_mass(config.quantile) / min(config.r_init, self.cap)
+        self.rho = Row(torch.tensor(inverse_softplus(nu)))
+        self.a, self.b = [], []
+        self.rank = 0
+        self.capacity = 0
+        self.idle = 0
+
+    @property
+    def nu(self):
+        return softplus(float(self.rho.value))
+
+    def follow_nu(self, config, generator):
+        """Brings the rank up to ν: rows are appended when they are needed for the first time."""
+        self.rank = quantile_rank(self.nu, 1, self.cap, config.quantile)
+        missing = self.rank - len(self.a)
+        if missing > 0:
+            m, n = self.weight.shape
+            std = initial_std(self.nu, self.rank)
+            if config.init == "fan_in":
+                std /= math.sqrt(n)
+            for row in std * torch.randn(missing, n, generator=generator):
+                self.a.append(Row(row))
+                self.b.append(Row(torch.zeros(m)))
+        while self.capacity < self.rank:
+            self.capacity = 8 if self.capacity == 0 else 2 * self.capacity
+
+    def forget(self, patience):
+        """Memory is given back when the rank stayed small: dormant rows that do not fit go."""
+        small = 4 * self.rank <= self.capacity and self.capacity > 8
+        self.idle = self.idle + 1 if small else 0
+        if self.idle > patience:
+            self.idle = 0
+            while self.capacity > 8 and self.capacity // 2 >= self.rank:
+                self.capacity //= 2
+            self.a, self.b = self.a[: self.capacity], self.b[: self.capacity]
+
+    def delta(self, rows_a, rows_b, nu):
+        """ΔW = Σ_x f(x; ν) b_x a_xᵀ, dense [m, n]."""
+        total = torch.zeros_like(self.weight)
+        for x in range(self.rank):
+            total = total + torch.exp(-nu * x) * (1 - torch.exp(-nu)) * torch.outer(
+                rows_b[x], rows_a[x]
+            )
+        return total
+
+
+def clip(gradients, max_norm):
+    """Scales the gradients so that their joint norm is at most max_norm."""
+    norm = math.sqrt(sum(float((g * g).sum()) for g in gradients))
+    factor = min(1.0, max_norm / (norm + 1e-6))
+    return [g * factor for g in gradients]
+
+
+def train(weights, names, frozen, blocks, heads, batches, config, generator, corrupt, timesteps):
+    """Trains toy.ToyNetwork. names: adapted layers in order; frozen: the other weights.
+
+    Returns (list of the ranks after every step, losses, components).
+    """
+    target = log_mass(config.quantile) / config.r_target
+    components = [Component(name, weights[name], config) for name in names]
+    for component in components:
+        component.follow_nu(config, generator)
+    history, losses = [], []
+    for step in range(config.steps):
+        leaves_a = [[r.value.clone().requires_grad_() for r in c.a[: c.rank]] for c in components]
+        leaves_b = [[r.value.clone().requires_grad_() for r in c.b[: c.rank]] for c in components]
+        rhos = [c.rho.value.clone().requires_grad_() for c in components]
+        step_batches = next(batches)
+        total, reported = 0.0, 0.0
+        for batch in step_batches:
+            noise = torch.randn(batch.latents.shape, generator=generator)
+            t = torch.randint(timesteps, (len(batch.latents),), generator=generator)
+            noisy, wanted = corrupt(batch.latents.double(), noise.double(), t)
+            dense = dict(frozen)
+            for i, c in enumerate(components):
+                nu = torch.log1p(torch.exp(rhos[i]))
+                dense[c.name] = c.weight + c.delta(leaves_a[i], leaves_b[i], nu)
+            prediction, spread = toy_forward(
+                dense, blocks, heads, noisy, t, batch.conditioning["context"].double()
+            )
+            mse = batch.weight * ((prediction - wanted) ** 2).mean()
+            reported += float(mse)
+            total = total + mse + config.lambda_e / len(step_batches) * spread
+        held = step < round(config.rank_hold * config.steps)
+        frozen_ranks = step >= config.steps - round(config.rank_freeze * config.steps)
+        moving = not (held or frozen_ranks)
+        if moving:
+            for rho, c in zip(rhos, components, strict=True):
+                if not getattr(c, "parked", False):
+                    total = total + config.lambda_r * (torch.log1p(torch.exp(rho)) - target).abs()
+        total.backward()
+        losses.append(reported)
+
+        flat = [leaf.grad for i in range(len(components)) for leaf in (*leaves_a[i], *leaves_b[i])]
+        flat = clip(flat, config.max_grad_norm)
+        rows = [r for c in components for r in (*c.a[: c.rank], *c.b[: c.rank])]
+        for row, grad in zip(rows, flat, strict=True):
+            row.adam(grad, config.learning_rate, config.weight_decay)
+        if moving:
+            rho_grads = clip([rho.grad for rho in rhos], config.max_grad_norm)
+            for c, grad in zip(components, rho_grads, strict=True):
+                move_rho(c, grad, target, config)
+        for c in components:
+            c.follow_nu(config, generator)
+            c.forget(config.shrink_patience)
+        history.append(tuple(c.rank for c in components))
+    return history, losses, components
+
+
+def move_rho(c, grad, target, config):
+    """One Adam step of ρ; stops on the target when crossing it, and on r_max when passing it."""
+    side = 0.0 if getattr(c, "parked", False) else c.nu - target
+    c.rho.adam(grad, config.rank_rate / config.steps, 0.0)
+    c.parked = side * (c.nu - target) < 0
+    if c.parked:
+        c.rho.value = torch.tensor(inverse_softplus(target), dtype=torch.float64)
+    lowest = inverse_softplus(log_mass(config.quantile) / c.cap)
+    low = float(c.rho.value) < lowest
+    if low:
+        c.rho.value = torch.tensor(lowest, dtype=torch.float64)
+    if c.parked or low:
+        c.rho.m = torch.zeros_like(c.rho.m)
