@@ -66,12 +66,13 @@ def batches(
     weighted by `prior_weight` [DreamBooth, prior preservation].
     """
     own = _epochs(examples, batch_size, torch.Generator().manual_seed(seed))
-    others = _epochs(prior, batch_size, torch.Generator().manual_seed((seed + 1) % 2**64)) if prior else None
+    other_seed = (seed + 1) % 2**64
+    others = _epochs(prior, batch_size, torch.Generator().manual_seed(other_seed)) if prior else ()
     while True:
         step = []
         for _ in range(accumulation):
             step.append(_collate(next(own), 1.0 / accumulation))
-            if others is not None:
+            if prior:
                 step.append(_collate(next(others), prior_weight / accumulation))
         yield step
 

@@ -156,7 +156,7 @@ class Component:
 
 def clip(gradients, max_norm):
     """Scales the gradients so that their joint norm is at most max_norm."""
-    norm = math.sqrt(sum(float((g * g).sum()) for g in gradients))
+    norm = math.sqrt(sum((g * g).sum().item() for g in gradients))
     factor = min(1.0, max_norm / (norm + 1e-6))
     return [g * factor for g in gradients]
 
@@ -189,7 +189,7 @@ def train(weights, names, frozen, blocks, heads, batches, config, generator, cor
                 dense, blocks, heads, noisy, t, batch.conditioning["context"].double()
             )
             mse = batch.weight * ((prediction - wanted) ** 2).mean()
-            reported += float(mse)
+            reported += mse.item()
             total = total + mse + config.lambda_e / len(step_batches) * spread
         held = step < round(config.rank_hold * config.steps)
         frozen_ranks = step >= config.steps - round(config.rank_freeze * config.steps)
