@@ -118,6 +118,7 @@ def blocks_checkpointed(
 
 def _recomputed(forward: Callable, probe: EntropyProbe | None) -> Callable:
     def run(*args, **kwargs):
+        args, kwargs = _with_own_dicts(args, kwargs)
         if probe is None:
             return (forward(*args, **kwargs),)
         with probe.apart() as entropies:
@@ -125,9 +126,7 @@ def _recomputed(forward: Callable, probe: EntropyProbe | None) -> Callable:
         return output, *entropies
 
     def wrapper(*args, **kwargs):
-        # a host passes mutable dicts down (block indices); the recomputation needs them as of now
-        args = tuple(dict(arg) if type(arg) is dict else arg for arg in args)
-        kwargs = {k: dict(v) if type(v) is dict else v for k, v in kwargs.items()}
+        args, kwargs = _with_own_dicts(args, kwargs)
         output, *entropies = checkpoint(
             run, *args, use_reentrant=False, preserve_rng_state=False, **kwargs
         )
@@ -136,3 +135,14 @@ def _recomputed(forward: Callable, probe: EntropyProbe | None) -> Callable:
         return output
 
     return wrapper
+
+
+def _with_own_dicts(args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """Copies dict arguments: a host changes them from block to block, a block within itself.
+
+    Copied at the call and again at each run, so that the recomputation starts from the same.
+    """
+    return (
+        tuple(dict(arg) if type(arg) is dict else arg for arg in args),
+        {name: dict(arg) if type(arg) is dict else arg for name, arg in kwargs.items()},
+    )
