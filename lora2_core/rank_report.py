@@ -1,0 +1,80 @@
+"""What ranks an adapter has: rows that the viewer draws, ready for JSON."""
+
+from collections.abc import Mapping
+from math import prod
+
+from torch import Tensor
+
+from .adapter_file import LoraState, components
+from .file_header import Header
+from .file_metadata import read_rank_note
+from .file_names import Seen, Stored, stored_components
+
+FORMAT = 1
+
+
+def report(state: LoraState) -> dict:
+    """Ranks and sizes of an adapter in memory.
+
+    {"format", "method", "components": [{name, rank, shape [m, n…], alpha, nu, bytes}…], "totals":
+    {components, bytes, parameters, mean_rank, weighted_mean_rank, min_rank, max_rank, rank_one}}.
+    alpha is null where the file has none (scale 1); nu and method are null where unknown. bytes
+    count factors and alpha as they are held. weighted_mean_rank weighs each component by its
+    parameters a unit of rank, m + n. Raises LoRA2Error for what adapter_file.components refuses.
+    """
+    alphas = {name: factors.alpha for name, factors in components(state).items()}
+    tensors = {k: Seen(tuple(t.shape), t.is_floating_point()) for k, t in state.items()}
+    sizes = {key: _held(tensor) for key, tensor in state.items()}
+    return _report(stored_components(tensors), sizes, alphas, state.metadata)
+
+
+def report_from_header(header: Header) -> dict:
+    """The same from a file's header alone, in which alpha is null: it is a tensor's value."""
+    tensors = {
+        key: Seen(info.shape, info.dtype.startswith(("F", "BF")))
+        for key, info in header.tensors.items()
+    }
+    sizes = {key: info.end - info.start for key, info in header.tensors.items()}
+    return _report(stored_components(tensors), sizes, {}, header.metadata)
+
+
+def _report(
+    listed: list[Stored],
+    sizes: Mapping[str, int],
+    alphas: Mapping[str, float | None],
+    metadata: Mapping[str, str],
+) -> dict:
+    method, noted = read_rank_note(metadata)
+    rows = []
+    for stored in listed:
+        nu, rank = noted.get(stored.name, (None, None))
+        keys = (stored.down, stored.up, stored.mid, stored.alpha)
+        rows.append(
+            {
+                "name": stored.name,
+                "rank": stored.rank,
+                "shape": list(stored.shape),
+                "alpha": alphas.get(stored.name),
+                # a merge or a truncation changes the rank, and ν then no longer tells of it
+                "nu": nu if rank == stored.rank else None,
+                "bytes": sum(sizes[key] for key in keys if key is not None),
+            }
+        )
+    ranks = [row["rank"] for row in rows]
+    weights = [row["shape"][0] + prod(row["shape"][1:]) for row in rows]
+    parameters = sum(rank * weight for rank, weight in zip(ranks, weights, strict=True))
+    totals = {
+        "components": len(rows),
+        "bytes": sum(row["bytes"] for row in rows),
+        "parameters": parameters,
+        "mean_rank": sum(ranks) / len(ranks),
+        "weighted_mean_rank": parameters / sum(weights),
+        "min_rank": min(ranks),
+        "max_rank": max(ranks),
+        "rank_one": ranks.count(1),
+    }
+    return {"format": FORMAT, "method": method, "components": rows, "totals": totals}
+
+
+def _held(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
