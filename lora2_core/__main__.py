@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
@@ -36,6 +35,7 @@ def _demo(options: argparse.Namespace) -> None:
         steps=options.steps,
         seed=options.seed,
         learning_rate=1e-3,
+        lambda_r=1e-6,  # a random network gives ν a far smaller gradient than a trained one
         dtype="fp32",
         gradient_checkpointing=False,
     )
@@ -62,11 +62,10 @@ def _print_ranks(ranks: dict[str, tuple[float | None, int]]) -> None:
     blocks: dict[str, list[int]] = {}
     for name, (_, rank) in ranks.items():
         blocks.setdefault(".".join(name.split(".")[:2]), []).append(rank)
-    print(f"{'block':<18}{'layers':>7}{'mean rank':>11}  ranks (count)")
+    print(f"{'block':<18}{'layers':>7}{'mean rank':>11}{'lowest':>8}{'highest':>9}")
     for block, found in blocks.items():
-        counts = Counter(found)
-        text = ", ".join(f"{rank} ({counts[rank]})" for rank in sorted(counts))
-        print(f"{block:<18}{len(found):>7}{sum(found) / len(found):>11.2f}  {text}")
+        mean = sum(found) / len(found)
+        print(f"{block:<18}{len(found):>7}{mean:>11.2f}{min(found):>8}{max(found):>9}")
 
 
 if __name__ == "__main__":
