@@ -1,5 +1,7 @@
 """Whole trainings against the naive twin of tests/reference.py: method.md's property 6."""
 
+from itertools import pairwise
+
 import pytest
 import reference
 import torch
@@ -74,8 +76,7 @@ def run_naively(config):
 
 def events(history):
     """Which of growth and shrinkage the ranks of a run went through."""
-    steps = zip(history, history[1:], strict=False)
-    moves = {b - a for old, new in steps for a, b in zip(old, new, strict=True)}
+    moves = {b - a for old, new in pairwise(history) for a, b in zip(old, new, strict=True)}
     return ({"grow"} if max(moves) > 0 else set()) | ({"shrink"} if min(moves) < 0 else set())
 
 

@@ -1,0 +1,102 @@
+"""Settings: real defaults, and errors that name the value and the way out."""
+
+from dataclasses import FrozenInstanceError, fields
+
+import pytest
+
+from lora2_core.config import MAX_RANK, PRESETS, TrainConfig
+from lora2_core.errors import LoRA2Error
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("method", "dora"),
+        ("targets", "everything"),
+        ("dtype", "fp8"),
+        ("regulariser", "max"),
+        ("init", "kaiming"),
+        ("growth", "ones"),
+        ("steps", 0),
+        ("batch_size", 0),
+        ("gradient_accumulation", 0),
+        ("entropy_queries", 0),
+        ("r_init", 0),
+        ("lambda_r", -1e-4),
+        ("lambda_r", NAN),
+        ("lambda_e", -1.0),
+        ("weight_decay", -0.01),
+        ("shrink_patience", -1),
+        ("rank_rate", NAN),
+        ("learning_rate", 0.0),
+        ("learning_rate", NAN),
+        ("max_grad_norm", 0.0),
+        ("r_target", 0.0),
+        ("rank_hold", 1.5),
+        ("rank_freeze", -0.1),
+        ("rank_freeze", NAN),
+        ("quantile", 1.0),
+        ("quantile", 0.0),
+        ("r_max", MAX_RANK + 1),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(name, value):
+    with pytest.raises(LoRA2Error) as error:
+        TrainConfig(**{name: value})
+    assert name in str(error.value) and str(value) in str(error.value)
+
+
+def test_a_start_above_the_limit_is_refused_with_both_numbers():
+    with pytest.raises(LoRA2Error, match=r"r_init is 40 but r_max is 32; raise r_max or start"):
+        TrainConfig(r_init=40, r_max=32)
+
+
+def test_an_unknown_choice_is_answered_with_the_choices():
+    with pytest.raises(LoRA2Error, match="choose one of lora2, lora"):
+        TrainConfig(method="lora3")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_the_defaults_with_its_own_ranks_and_the_changes_on_top(name):
+    preset = TrainConfig.preset(name, steps=7)
+    assert (preset.r_init, preset.r_max) == tuple(PRESETS[name].values())
+    assert preset.steps == 7
+    other = {f.name for f in fields(TrainConfig)} - {"r_init", "r_max", "steps"}
+    assert all(getattr(preset, f) == getattr(TrainConfig(), f) for f in other)
+
+
+def test_an_unknown_preset_or_setting_is_refused_by_name():
+    with pytest.raises(LoRA2Error, match="preset is 'huge'"):
+        TrainConfig.preset("huge")
+    with pytest.raises(LoRA2Error, match="unknown setting lr, rank"):
+        TrainConfig.preset("small", rank=4, lr=1)
+
+
+def test_the_defaults_are_those_of_the_paper():
+    config = TrainConfig()
+    assert (config.learning_rate, config.lambda_r, config.lambda_e) == (5e-5, 1e-4, 1e-4)
+    assert (config.r_target, config.steps, config.batch_size) == (1, 500, 1)
+    assert config.quantile == 0.9 and config.regulariser == "sum"
+
+
+def test_a_config_cannot_change_under_a_run():
+    with pytest.raises(FrozenInstanceError):
+        TrainConfig().steps = 3
+
+
+@pytest.mark.parametrize(
+    ("hold", "freeze", "moving"),
+    [
+        (0.0, 0.0, range(20)),
+        (0.1, 0.0, range(2, 20)),
+        (0.0, 0.1, range(18)),
+        (0.25, 0.5, range(5, 10)),
+        (1.0, 0.0, ()),
+        (0.0, 1.0, ()),
+    ],
+)
+def test_ranks_move_between_hold_and_freeze(hold, freeze, moving):
+    config = TrainConfig(steps=20, rank_hold=hold, rank_freeze=freeze)
+    assert [step for step in range(20) if config.ranks_may_move(step)] == list(moving)
