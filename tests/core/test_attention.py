@@ -115,20 +115,35 @@ def test_entropy_gradient_is_invariant_under_the_loss_scale(model):
         torch.testing.assert_close(scaled[name] / 2.0**16, gradient, rtol=1e-6, atol=0)
 
 
-def test_entropy_reaches_queries_and_keys_of_its_layer_but_not_values_or_outputs():
-    """Of the last layer, whose values and output nothing measured comes after."""
-    model = Toy()
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_entropy_reaches_queries_and_keys_of_its_layer_but_not_values_or_outputs(
+    model, checkpointing
+):
+    """Of the layer that runs last: no other entropy comes after its values and its output."""
     network = model.network.requires_grad_(True)
-    probe = EntropyProbe(cross_attention_layers(network), 1000, seed=0)
-    with probe.attached():
+    layers = cross_attention_layers(network)
+    probe = EntropyProbe(layers, 1000, seed=0)
+    order = []
+    with ExitStack() as stack:
+        for layer in layers:
+            hook = layer.register_forward_pre_hook(lambda module, _: order.append(module))
+            stack.callback(hook.remove)
+        stack.enter_context(probe.attached())
+        stack.enter_context(blocks_checkpointed(model.blocks, probe, checkpointing))
         probe.begin()
         model()
+        last = order[-1]
         probe.mean().backward()
-    last = network.blocks[-1].attn2
-    for part in (last.to_q, last.to_k):
-        assert part.weight.grad.abs().sum() > 0
-    for part in (last.to_v, last.to_out[0]):
-        assert part.weight.grad is None or part.weight.grad.abs().sum() == 0
+    found = {
+        name: 0.0 if layer.weight.grad is None else layer.weight.grad.abs().sum().item()
+        for name, layer in last.named_modules()
+        if isinstance(layer, nn.Linear)
+    }
+    network.zero_grad(set_to_none=True)
+    network.requires_grad_(False)
+    assert found.keys() == {"to_q", "to_k", "to_v", "to_out.0"}
+    assert found["to_q"] > 0 and found["to_k"] > 0
+    assert found["to_v"] == found["to_out.0"] == 0
 
 
 def test_every_layer_weighs_the_same_and_equals_the_naive_entropy():
