@@ -5,12 +5,10 @@ Reading also understands diffusers' and PEFT's names.
 """
 
 import errno
-import hashlib
 import itertools
-import math
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,19 +19,17 @@ from torch import Tensor
 
 from . import file_metadata
 from .errors import LoRA2Error
-from .file_header import Header, TensorInfo, encode_header, read_header, shown
+from .file_header import Header, encode_header, read_header, shown
+from .file_layout import PRECISIONS, Layout, alpha_value
 from .file_metadata import kohya_name, training_metadata
-from .file_names import Seen, Stored, split_key, stored_components
+from .file_names import Stored, seen, split_key, stored_components
 
 __all__ = [
     "Factors", "Header", "LoraState", "as_state", "components", "free_name", "pack", "read",
     "read_header", "training_metadata", "with_trigger_words", "write", "write_new",
 ]  # fmt: skip
 
-PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 SUFFIX = ".safetensors"
-_DTYPE_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-_PLAIN_ROUNDING = 2**-10  # relative; rounding to fp16 costs at most half of it above its subnormals
 _UNPORTABLE = set('\\:*?"<>|')  # not allowed in a file name on Windows
 _RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{p}{i}" for p in ("COM", "LPT") for i in range(1, 10))}
 _LONGEST_PART = 200  # bytes; file systems allow 255, and a number and the suffix follow
@@ -102,7 +98,7 @@ def pack(folded: Mapping[str, tuple[Tensor, Tensor]], *, metadata: Mapping[str, 
         state[f"{name}.lora_down.weight"] = _owned(down)
         state[f"{name}.lora_up.weight"] = _owned(up)
         state[f"{name}.alpha"] = torch.tensor(float(down.shape[0]))
-    stored_components(_seen(state))
+    stored_components(seen(state))
     return state
 
 
@@ -115,7 +111,7 @@ def as_state(lora: Mapping[str, Tensor]) -> LoraState:
         return lora
     state = LoraState(lora)
     try:
-        stored_components(_seen(state))
+        stored_components(seen(state))
     except LoRA2Error:
         return state
     renamed = LoraState()
@@ -163,7 +159,7 @@ def components(state: Mapping[str, Tensor]) -> dict[str, Factors]:
     note = file_metadata.read_peft_note(getattr(state, "metadata", {}))
     return {
         stored.name: Factors(_down(state, stored), state[stored.up], _alpha(state, stored, note))
-        for stored in stored_components(_seen(state))
+        for stored in stored_components(seen(state))
     }
 
 
@@ -172,11 +168,13 @@ def write(
 ) -> Path:
     """Writes an adapter to `path` (.safetensors) and returns it; missing folders are made.
 
-    precision: fp32, fp16 or bf16, for all tensors but alpha, which stays fp32 (bf16 turns 257 into
-    256). The metadata gets the hashes of the tensors and, where a title is missing, the file's
-    name. The file appears whole or not at all. Raises LoRA2Error and leaves nothing behind if the
-    file exists and overwrite is false (NameTaken), a value is NaN, infinite or beyond fp16's
-    range, or the disk is full or not writable.
+    precision: fp32, fp16 or bf16, for all tensors but alpha, which stays fp32. Alphas that differ
+    or are missing become 1 for all components and the up factors take them over, with ΔW as it
+    was: diffusers reads only one alpha right (see file_layout). The metadata gets the hashes of
+    the tensors and, where a title is missing, the file's name. The file appears whole or not at
+    all. Raises LoRA2Error and leaves nothing behind if the file exists and overwrite is false
+    (NameTaken), a value is NaN, infinite or beyond the precision's range, or the disk is full or
+    not writable.
     """
     path = Path(path)
     if path.suffix.lower() != SUFFIX or "\0" in str(path):
@@ -185,12 +183,12 @@ def write(
         raise LoRA2Error(f"precision is {precision!r}; choose one of {', '.join(PRECISIONS)}")
     if not overwrite and os.path.lexists(path):
         raise _taken(path)
-    tensors = _Converted(state, precision)
-    metadata = _finished(state.metadata, path, tensors.sha256())
+    layout = Layout(state, precision)
+    metadata = _finished(state.metadata, path, layout.sha256())
     made = _missing_folders(path.parent)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_whole(path, encode_header(tensors.layout, metadata), tensors, overwrite)
+        _write_whole(path, encode_header(layout.tensors, metadata), layout, overwrite)
     except BaseException as error:
         for folder in made:
             with suppress(OSError):
@@ -232,99 +230,13 @@ def free_name(folder: str | os.PathLike, prefix: str, suffix: str = SUFFIX) -> P
     return next(name for name in names if not os.path.lexists(name))
 
 
-class _Converted:
-    """An adapter's tensors as the file has them, made one at a time: a copy could take gigabytes.
-
-    layout: name → dtype, shape, byte range. Order: as in the adapter, except that larger dtypes
-    (alpha) come first, so that every tensor is aligned.
-    """
-
-    def __init__(self, state: Mapping[str, Tensor], precision: str):
-        self._state = state
-        self._precision = precision
-        if not state:
-            raise LoRA2Error("the adapter holds no tensors; train it before you save it")
-        for key, tensor in state.items():
-            if not (tensor.is_floating_point() or key.endswith(".alpha")):
-                raise LoRA2Error(
-                    f"tensor {shown(key)} is {tensor.dtype}; only floating-point adapters can be "
-                    "saved"
-                )
-        self._shifts = _shifts(state) if precision == "fp16" else {}
-        self.layout: dict[str, TensorInfo] = {}
-        end = 0
-        for key in sorted(state, key=lambda key: -self._dtype(key).itemsize):
-            start, end = end, end + state[key].numel() * self._dtype(key).itemsize
-            name = _DTYPE_NAMES[self._dtype(key)]
-            self.layout[key] = TensorInfo(name, tuple(state[key].shape), start, end)
-
-    def _dtype(self, key: str) -> torch.dtype:
-        return torch.float32 if key.endswith(".alpha") else PRECISIONS[self._precision]
-
-    def __iter__(self) -> Iterator[memoryview]:
-        """The bytes of each tensor, in the order of the layout; checked on the way."""
-        for key in self.layout:
-            tensor = self._state[key].detach()
-            scaled = tensor * 2.0 ** self._shifts[key] if key in self._shifts else tensor
-            stored = scaled.to("cpu", self._dtype(key)).contiguous()
-            if not torch.isfinite(stored).all():
-                raise self._not_finite(key, tensor)
-            yield memoryview(stored.reshape(-1).view(torch.uint8).numpy())
-
-    def sha256(self) -> str:
-        digest = hashlib.sha256()
-        for data in self:
-            digest.update(data)
-        return digest.hexdigest()
-
-    def _not_finite(self, key: str, tensor: Tensor) -> LoRA2Error:
-        name, _ = split_key(key)
-        if not torch.isfinite(tensor).all():
-            return LoRA2Error(
-                f"component {name} holds NaN or infinite values ({shown(key)}); train again with a "
-                "lower learning rate, or in bf16 or fp32"
-            )
-        way_out = "save in bf16 or fp32" if self._precision == "fp16" else "scale it down first"
-        return LoRA2Error(
-            f"component {name} has values up to {tensor.abs().max():.3g} ({shown(key)}), beyond "
-            f"the range of {self._precision}; {way_out}"
-        )
-
-
-def _shifts(state: Mapping[str, Tensor]) -> dict[str, int]:
-    """Powers of two that keep tiny factors out of fp16's subnormals, where they lose digits.
-
-    ΔW is a product, so that one factor may take over size from the other; a power of two does so
-    exactly. Only pairs that would suffer are touched.
-    """
-    shifts = {}
-    for key, down in state.items():
-        name, role = split_key(key)
-        up_key = f"{name}.lora_up.weight"
-        if role != "down" or up_key not in state:
-            continue
-        up = state[up_key]
-        if _survives_fp16(down) and _survives_fp16(up):
-            continue
-        largest = float(down.abs().max()), float(up.abs().max())
-        if all(0 < size < torch.finfo(torch.float16).max for size in largest):
-            shift = round((math.log2(largest[1]) - math.log2(largest[0])) / 2)
-            shifts |= {key: shift, up_key: -shift}
-    return shifts
-
-
-def _survives_fp16(tensor: Tensor) -> bool:
-    exact = tensor.detach().float()
-    return bool((exact.half().float() - exact).norm() <= _PLAIN_ROUNDING * exact.norm())
-
-
-def _write_whole(path: Path, head: bytes, tensors: _Converted, overwrite: bool) -> None:
+def _write_whole(path: Path, head: bytes, layout: Layout, overwrite: bool) -> None:
     """Temporary file in the same folder, fsync, then the final name in one step."""
     temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
     try:
         with open(temporary, "xb") as file:
             file.write(head)
-            for data in tensors:
+            for data in layout:
                 file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -405,10 +317,6 @@ def _check_part(prefix: str, part: str) -> None:
         )
 
 
-def _seen(state: Mapping[str, Tensor]) -> dict[str, Seen]:
-    return {key: Seen(tuple(t.shape), t.is_floating_point()) for key, t in state.items()}
-
-
 def _down(state: Mapping[str, Tensor], stored: Stored) -> Tensor:
     """The down factor; with lora_mid, down'_m = Σ_n mid_mn down_n is a k×k convolution."""
     down = state[stored.down]
@@ -420,10 +328,7 @@ def _down(state: Mapping[str, Tensor], stored: Stored) -> Tensor:
 def _alpha(state: Mapping[str, Tensor], stored: Stored, note: Mapping) -> float | None:
     if stored.alpha is None:
         return file_metadata.peft_alpha(note, stored.name, stored.rank)
-    alpha = float(state[stored.alpha])
-    if not math.isfinite(alpha):
-        raise LoRA2Error(f"{shown(stored.alpha)} is {alpha}; save the LoRA again")
-    return alpha
+    return alpha_value(state, stored.alpha)
 
 
 def _owned(tensor: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from torch import Tensor
+
 from .errors import LoRA2Error
 from .file_header import shown
 
@@ -55,6 +57,11 @@ class Stored(NamedTuple):
     alpha: str | None
     rank: int
     shape: tuple[int, ...]
+
+
+def seen(state: Mapping[str, Tensor]) -> dict[str, Seen]:
+    """What stored_components must know of an adapter in memory."""
+    return {key: Seen(tuple(t.shape), t.is_floating_point()) for key, t in state.items()}
 
 
 def stored_components(tensors: Mapping[str, Seen]) -> list[Stored]:
@@ -118,15 +125,15 @@ def _fitted(
                 "it; download or save the LoRA again"
             )
     for key in keys.values():
-        seen = tensors[key]
-        if not seen.floating:
+        tensor = tensors[key]
+        if not tensor.floating:
             raise LoRA2Error(
-                f"tensor {shown(key)} of shape {_sizes(seen)} does not hold floating-point "
+                f"tensor {shown(key)} of shape {_sizes(tensor)} does not hold floating-point "
                 "numbers; save the LoRA again in fp16, bf16 or fp32"
             )
-        if len(seen.shape) not in (2, 4) or 0 in seen.shape:
+        if len(tensor.shape) not in (2, 4) or 0 in tensor.shape:
             raise LoRA2Error(
-                f"tensor {shown(key)} has shape {_sizes(seen)}; only linear layers and 2-D "
+                f"tensor {shown(key)} has shape {_sizes(tensor)}; only linear layers and 2-D "
                 f"convolutions of rank 1 and more are understood; {_ELSEWHERE}"
             )
     down, up = tensors[keys["down"]].shape, tensors[keys["up"]].shape
@@ -151,5 +158,5 @@ def _fitted(
     return Stored(name, keys["down"], keys["up"], keys.get("mid"), alpha, down[0], shape)
 
 
-def _sizes(seen: Seen) -> str:
-    return "×".join(map(str, seen.shape)) or "scalar"
+def _sizes(tensor: Seen) -> str:
+    return "×".join(map(str, tensor.shape)) or "scalar"

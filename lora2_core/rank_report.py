@@ -8,7 +8,7 @@ from torch import Tensor
 from .adapter_file import LoraState, components
 from .file_header import Header
 from .file_metadata import read_rank_note
-from .file_names import Seen, Stored, stored_components
+from .file_names import Seen, Stored, seen, stored_components
 
 FORMAT = 1
 
@@ -23,9 +23,8 @@ def report(state: LoraState) -> dict:
     parameters a unit of rank, m + n. Raises LoRA2Error for what adapter_file.components refuses.
     """
     alphas = {name: factors.alpha for name, factors in components(state).items()}
-    tensors = {k: Seen(tuple(t.shape), t.is_floating_point()) for k, t in state.items()}
     sizes = {key: _held(tensor) for key, tensor in state.items()}
-    return _report(stored_components(tensors), sizes, alphas, state.metadata)
+    return _report(stored_components(seen(state)), sizes, alphas, state.metadata)
 
 
 def report_from_header(header: Header) -> dict:
