@@ -61,7 +61,7 @@ def rank_history(denoiser, config):
     ("r_target", "r_init", "steps"),
     [
         *[(target, init, 100) for target in (1, 16, 64) for init in (5, 16, 64)],
-        *[(1, 512, 100), (16, 1, 100), (1, 64, 500), (16, 64, 500), (64, 4, 500)],
+        *[(1, 512, 100), (16, 1, 100), (1, 64, 500), (16, 64, 500), (64, 30, 500)],
     ],
 )
 def test_under_the_regulariser_alone_every_rank_settles_at_the_target(r_target, r_init, steps):
@@ -211,3 +211,36 @@ def test_nu_is_held_at_the_highest_rank_in_rho_and_comes_back_at_once():
     assert [step(1.0) for _ in range(40)][-1] == 32
     assert nu_of(method.rho).item() == pytest.approx(nu_for_rank(32), rel=1e-5)
     assert [step(-1.0) for _ in range(25)][-1] < 32
+
+
+def test_memory_follows_the_rank_down_and_forgotten_rows_come_back_new():
+    method, (adapter, other), optimizer, generator = start(
+        TrainConfig(r_init=30, r_max=32, shrink_patience=3), layers=2
+    )
+
+    def settle_at(rank, times):
+        with torch.no_grad():
+            method.rho[0] = toy_rho(rank)
+        for _ in range(times):
+            for rows in (adapter.a, adapter.b, other.a, other.b):
+                rows.active.grad = torch.ones_like(rows.active)
+            optimizer.share_gradients()
+            optimizer.adamw.step()
+            optimizer.applied()
+            optimizer.zero_grad()
+            method.after_step(optimizer, generator, moving=False)
+
+    settle_at(7, 3)
+    first = adapter.a.values.clone()
+    assert (adapter.capacity, adapter.rank) == (32, 7)
+    settle_at(7, 1)
+    assert (adapter.capacity, adapter.filled, adapter.rank) == (8, 8, 7)
+    before = adapter.a.active.detach().clone()
+    settle_at(7, 1)
+    assert (adapter.a.active < before).all()  # the optimiser has followed the rows to their place
+    settle_at(20, 1)
+    assert adapter.capacity == 32
+    assert not torch.isclose(adapter.a.values[8:20], first[8:20]).all(1).any()
+    optimizer.before_change([0, 1])
+    assert adapter.a.ages[:20] == [6] * 7 + [1] + [0] * 12
+    assert (other.capacity, other.rank, other.a.ages[:30]) == (32, 30, [6] * 30)

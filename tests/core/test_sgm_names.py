@@ -111,3 +111,18 @@ def test_diffusers_maps_every_adapted_name_back(real):
 def test_a_name_that_no_unet_has_is_refused():
     with pytest.raises(ValueError, match=r"transformer\.blocks\.0 is not a module"):
         sgm_name("transformer.blocks.0", 2, (True, True, False))
+
+
+@pytest.mark.parametrize(
+    ("name", "sgm"),
+    [
+        ("down_blocks.2.downsamplers.0.conv", "input_blocks.9.0.op"),
+        ("mid_block.resnets.1.conv1", "middle_block.2.in_layers.2"),
+        ("up_blocks.0.upsamplers.0.conv", "output_blocks.2.1.conv"),
+        ("up_blocks.1.upsamplers.0.conv", "output_blocks.5.2.conv"),
+        ("up_blocks.3.attentions.2.proj_in", "output_blocks.11.1.proj_in"),
+    ],
+)
+def test_a_level_without_attention_shifts_its_upsampler(name, sgm):
+    """As in Stable Diffusion 1.5, whose first level on the way up has none."""
+    assert sgm_name(name, 2, (False, True, True, True)) == sgm

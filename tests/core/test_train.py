@@ -9,10 +9,12 @@ from itertools import islice, pairwise
 import pytest
 import torch
 import toy
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from lora2_core.config import TrainConfig
 from lora2_core.data import Example, batches
 from lora2_core.errors import LoRA2Error
+from lora2_core.optimizer import RowAdamW
 from lora2_core.train import TrainingDiverged, train
 
 BASE = TrainConfig(
@@ -91,13 +93,14 @@ def test_mixed_precision_stays_finite_and_near_fp32(dtype):
         assert torch.isfinite(down).all() and torch.isfinite(up).all() and up.abs().sum() > 0
 
 
+class Loud(toy.ToyDenoiser):
+    """Its prediction is so large that 65536 times the gradient is past fp16 for some steps."""
+
+    def predict(self, noisy, t, conditioning):
+        return super().predict(noisy, t, conditioning) * 300
+
+
 def test_fp16_skips_steps_that_overflow_and_goes_on():
-    """The prediction is scaled so that 65536 times its gradient is past fp16 for some steps."""
-
-    class Loud(toy.ToyDenoiser):
-        def predict(self, noisy, t, conditioning):
-            return super().predict(noisy, t, conditioning) * 300
-
     seen = []
     result = run(replace(BASE, dtype="fp16", steps=20), Loud(), seen.append)
     first = [info.ranks for info in seen]
@@ -105,6 +108,18 @@ def test_fp16_skips_steps_that_overflow_and_goes_on():
     assert first[-1] != (4,) * 16
     for down, up in result.factors.values():
         assert torch.isfinite(down).all() and torch.isfinite(up).all() and up.abs().sum() > 0
+
+
+def test_fp16_does_not_count_a_skipped_step_in_the_age_of_the_rows(monkeypatch):
+    steps, counted = [], []
+    applied = RowAdamW.applied
+    monkeypatch.setattr(RowAdamW, "applied", lambda self: (counted.append(1), applied(self)))
+    hook = register_optimizer_step_post_hook(lambda *_: steps.append(1))
+    try:
+        run(replace(BASE, dtype="fp16", steps=20), Loud())
+    finally:
+        hook.remove()
+    assert 0 < len(counted) == len(steps) < 20
 
 
 class NoiselessDenoiser(toy.ToyDenoiser):
@@ -170,7 +185,7 @@ def test_plain_lora_keeps_its_rank_and_starts_like_peft():
     assert set(result.ranks.values()) == {(None, 4)}
     for down, up in result.factors.values():
         bound = down.shape[1] ** -0.5
-        assert 0.7 * bound < down.abs().max() <= bound
+        assert 0.7 * bound < down.max() <= bound and -bound <= down.min() < -0.7 * bound
         assert up.abs().max() < 1e-6
 
 
