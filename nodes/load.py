@@ -56,7 +56,8 @@ class LoRA2Load(io.ComfyNode):
     ) -> io.NodeOutput:
         state = adapter_file.read(host.lora_path(lora_name))
         components = adapter_file.components(state)
-        text = str(fit(components, host.target_shapes(model, clip), lora_name, host.describe(model)))
+        shapes = host.target_shapes(model, clip)
+        text = str(fit(components, shapes, lora_name, host.describe(model)))
         new_model, new_clip = host.apply_lora(model, clip, state, strength_model, strength_clip)
         host.show_text(text, cls.hidden.unique_id)
         report = rank_report.report(state)

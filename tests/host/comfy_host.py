@@ -472,4 +472,6 @@ def _environment() -> dict[str, str]:
         if not name.lower().endswith("_proxy") and name not in drop
     }
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "DO_NOT_TRACK": "1"}
-    return kept | offline | {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
+    # threads that spin while they wait make a busy machine several times slower
+    patient = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
+    return kept | offline | patient | {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}

@@ -1,0 +1,92 @@
+"""Graphs that the tests of our nodes share."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from host import checkpoints
+from host.comfy_host import ROOT, ComfyHost, Graph, Node, Run
+from safetensors.torch import load_file
+
+PHOTOGRAPHS = ROOT / "tests" / "data" / "dog"
+SETTINGS = {
+    "preset": "small",
+    "method": "lora2",
+    "steps": 12,
+    "learning_rate": 1e-3,
+    "seed": 3,
+    "batch_size": 1,
+    "targets": "attention",
+    # random weights give ν a far smaller gradient than trained ones
+    "lambda_r": 1e-6,
+    "training_dtype": "fp32",
+}
+
+
+def dataset(host: ComfyHost, graph: Graph, clip: list, vae: list, size: int = 128) -> Node:
+    """The five photographs with one caption, through the host's own nodes."""
+    folder = host.add_images(PHOTOGRAPHS, f"dog{size}", size=size)
+    images = graph.node("LoadImageDataSetFromFolder", folder=folder)
+    caption = graph.node("PrimitiveString", value="a photo of a sks dog")
+    return graph.node(
+        "MakeTrainingDataset", images=images[0], vae=vae, clip=clip, texts=caption[0]
+    )
+
+
+def training(host: ComfyHost, checkpoint: str = "small_koala", **settings) -> tuple[Graph, Node]:
+    """Checkpoint, photographs and LoRA2Train; `settings` override SETTINGS."""
+    graph = Graph()
+    loaded = checkpoints.load(host, graph, checkpoint)
+    data = dataset(host, graph, loaded.clip, loaded.vae)
+    train = graph.node(
+        "LoRA2Train",
+        model=loaded.model,
+        latents=data[0],
+        positive=data[1],
+        **(SETTINGS | settings),
+    )
+    return graph, train
+
+
+def save(graph: Graph, train: Node, prefix: str, precision: str = "fp32", **more) -> Node:
+    return graph.node("LoRA2Save", lora=train[0], prefix=prefix, precision=precision, **more)
+
+
+def saved_file(host: ComfyHost, run: Run, node: Node) -> Path:
+    """The file that a LoRA2Save node says it wrote."""
+    text = run.outputs[node.id]["text"][0]
+    return host.base / "models" / "loras" / text.removeprefix("saved ").rsplit(" (", 1)[0]
+
+
+def sample(
+    host: ComfyHost,
+    adapt: Callable[[Graph, checkpoints.Loaded], tuple[list, list]] | None = None,
+    checkpoint: str = "small_koala",
+) -> torch.Tensor:
+    """Latents [1, 4, 16, 16] sampled with the model that `adapt` makes of the loaded one."""
+    graph = Graph()
+    loaded = checkpoints.load(host, graph, checkpoint)
+    model, clip = (loaded.model, loaded.clip) if adapt is None else adapt(graph, loaded)
+    prompt = graph.node("CLIPTextEncode", clip=clip, text="a photo of a sks dog")
+    latent = graph.node("EmptyLatentImage", width=128, height=128, batch_size=1)
+    sampler = graph.node(
+        "KSampler",
+        model=model,
+        positive=prompt[0],
+        negative=prompt[0],
+        latent_image=latent[0],
+        seed=1,
+        steps=2,
+        cfg=1.0,
+        sampler_name="euler",
+        scheduler="normal",
+        denoise=1.0,
+    )
+    stored = graph.node("SaveLatent", samples=sampler[0], filename_prefix="latents/sample")
+    run = host.run(graph)
+    return load_file(host.file(run.outputs[stored.id]["latents"][0]))["latent_tensor"]
+
+
+def forget(host: ComfyHost) -> None:
+    """Empties the host's cache of results, so that an equal graph runs again."""
+    host.post("/free", {"unload_models": False, "free_memory": True})
