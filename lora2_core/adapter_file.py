@@ -87,17 +87,21 @@ def pack(folded: Mapping[str, tuple[Tensor, Tensor]], *, metadata: Mapping[str, 
     folded: module name with dots as the live model has it, in single-file ("sgm") style →
     (down [D, n] or [D, in, k, k], up [m, D] or [m, D, 1, 1]), Λ folded into down and rows beyond D
     cut. The tensors come out in fp32 on the CPU, contiguous, each in memory of its own;
-    alpha = D for every component. Raises LoRA2Error if factors do not fit together or two modules
-    have one name in the file.
+    alpha is the rank if all ranks are equal; else it is 1 and up carries the factor, because not
+    every loader keeps the alphas of several components apart (file_layout). Raises LoRA2Error if
+    factors do not fit together or two modules have one name in the file.
     """
     state = LoraState(None, metadata)
+    ranks = {down.shape[0] for down, _ in folded.values()}
     for module, (down, up) in folded.items():
         name = kohya_name(module)
         if f"{name}.alpha" in state:
             raise LoRA2Error(f"two modules are named {name} in the file; rename {module}")
         state[f"{name}.lora_down.weight"] = _owned(down)
-        state[f"{name}.lora_up.weight"] = _owned(up)
-        state[f"{name}.alpha"] = torch.tensor(float(down.shape[0]))
+        rank = float(down.shape[0])
+        alpha = rank if len(ranks) == 1 else 1.0
+        state[f"{name}.lora_up.weight"] = _owned(up).mul_(rank / alpha)
+        state[f"{name}.alpha"] = torch.tensor(alpha)
     stored_components(seen(state))
     return state
 

@@ -120,7 +120,7 @@ def _balanced(
 
 
 def _shifted(state: Mapping[str, Tensor], stored: Stored, factor: float) -> dict[str, float]:
-    """Multipliers that keep a tiny factor out of fp16's subnormals, where it would lose digits.
+    """Multipliers that keep a tiny factor out of fp16's subnormals, and a large one in its range.
 
     ΔW is a product, so that one factor may hand size to the other; a power of two does so exactly.
     Only pairs that would suffer are touched.
@@ -129,7 +129,7 @@ def _shifted(state: Mapping[str, Tensor], stored: Stored, factor: float) -> dict
     if _survives_fp16(down) and _survives_fp16(up):
         return {}
     largest = float(down.abs().max()), float(up.abs().max())
-    if not all(0 < size < torch.finfo(torch.float16).max for size in largest):
+    if not all(0 < size < math.inf for size in largest):
         return {}
     shift = round((math.log2(largest[1]) - math.log2(largest[0])) / 2)
     return {stored.down: 2.0**shift, stored.up: factor * 2.0**-shift}

@@ -62,6 +62,15 @@ def kohya_update(tensors: dict, name: str) -> torch.Tensor:
     return alpha / rank * torch.einsum("mr,rn->mn", up.flatten(1), down.flatten(1))
 
 
+def without_alpha(state: LoraState) -> LoraState:
+    """The same adapter in the other common form: no alpha, which means scale 1."""
+    found = LoraState()
+    for name, part in components(state).items():
+        found[f"{name}.lora_down.weight"] = part.down
+        found[f"{name}.lora_up.weight"] = part.up * part.scale
+    return found
+
+
 def names(tensors) -> set[str]:
     return {key.split(".")[0] for key in tensors}
 
@@ -73,15 +82,23 @@ def error(found: torch.Tensor, expected: torch.Tensor) -> float:
 # --- pack ---------------------------------------------------------------------------------------
 
 
-def test_packed_factors_have_kohyas_names_and_alpha_equal_to_rank(folded, state):
+def test_packed_factors_have_kohyas_names_and_one_alpha(folded, state):
     name = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_257"
-    assert torch.equal(state[f"{name}.lora_down.weight"], folded[f"{MODULE}.to_257"][0])
-    assert torch.equal(state[f"{name}.lora_up.weight"], folded[f"{MODULE}.to_257"][1])
-    assert state[f"{name}.alpha"].item() == 257
+    down, up = folded[f"{MODULE}.to_257"]
+    assert torch.equal(state[f"{name}.lora_down.weight"], down)
+    assert torch.equal(state[f"{name}.lora_up.weight"], 257 * up)
+    assert {float(state[key]) for key in state if key.endswith(".alpha")} == {1.0}
     assert state[f"{name}.alpha"].shape == ()
     assert len(state) == 3 * len(folded)
     assert {tensor.dtype for tensor in state.values()} == {torch.float32}
     assert state.metadata == {"ss_v2": "False"}
+
+
+def test_equal_ranks_are_packed_bit_for_bit_with_alpha_equal_to_rank():
+    down, up = factors(5)
+    state = pack({"a.b": (down, up), "a.c": (down, up)}, metadata={})
+    assert torch.equal(state["lora_unet_a_c.lora_up.weight"], up)
+    assert state["lora_unet_a_c.alpha"] == 5
 
 
 def test_packed_tensors_own_their_memory(tmp_path):
@@ -114,7 +131,7 @@ def test_factors_that_do_not_fit_are_refused():
 @pytest.mark.parametrize("with_alpha", [True, False])
 def test_a_saved_file_gives_the_same_update(state, tmp_path, precision, with_alpha):
     if not with_alpha:
-        state = LoraState({k: t for k, t in state.items() if not k.endswith(".alpha")})
+        state = without_alpha(state)
     path = write(state, tmp_path / "a.safetensors", precision=precision)
     plain, ours = load_file(path), components(read(path))
     assert set(ours) == names(plain) == names(state)
@@ -212,7 +229,7 @@ def test_nothing_is_not_saved(tmp_path):
         (float("nan"), "fp32", "NaN or infinite"),
         (float("inf"), "bf16", "NaN or infinite"),
         (float("-inf"), "fp16", "NaN or infinite"),
-        (1e5, "fp16", "save in bf16 or fp32"),
+        (1e12, "fp16", "save in bf16 or fp32"),
         (3.4e38, "bf16", "beyond the range of bf16"),
     ],
 )
@@ -223,6 +240,14 @@ def test_a_value_that_cannot_be_stored_names_its_component(tmp_path, value, prec
         write(state, tmp_path / "new" / "a.safetensors", precision=precision)
     assert "lora_unet_a_c" in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_factor_beyond_fp16_hands_size_to_the_other(tmp_path):
+    state = pack({"a.b": factors(4)}, metadata={})
+    state["lora_unet_a_b.lora_down.weight"] *= 1e5
+    saved = components(read(write(state, tmp_path / "a.safetensors", precision="fp16")))
+    expected = components(state)["lora_unet_a_b"].delta()
+    assert error(saved["lora_unet_a_b"].delta(), expected) <= BOUNDS["fp16"]
 
 
 def test_numbers_that_are_not_floating_are_not_saved(tmp_path):

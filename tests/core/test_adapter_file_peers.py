@@ -88,8 +88,10 @@ def error(found: torch.Tensor, expected: torch.Tensor) -> float:
 @pytest.mark.parametrize("with_alpha", [True, False])
 def test_diffusers_loads_every_layer_with_the_same_update(unet, tmp_path, precision, with_alpha):
     state = pack(random_factors(unet, lambda _: True), metadata={"ss_v2": "False"})
-    if not with_alpha:  # scale 1, as alpha = D says too
-        state = LoraState({k: t for k, t in state.items() if not k.endswith(".alpha")})
+    if not with_alpha:
+        parts = components(state)
+        state = LoraState({f"{n}.lora_down.weight": part.down for n, part in parts.items()})
+        state |= {f"{n}.lora_up.weight": part.up * part.scale for n, part in parts.items()}
     expected = {name: factors.delta() for name, factors in components(state).items()}
     path = write(state, tmp_path / "mixed.safetensors", precision=precision)
 

@@ -31,7 +31,7 @@ def test_a_report_counts_what_is_there(state):
         "name": "lora_unet_b_conv",
         "rank": 4,
         "shape": [6, 2, 3, 3],
-        "alpha": 4.0,
+        "alpha": 1.0,
         "nu": 0.5,
         "bytes": 4 * (4 * (6 + 18) + 1),
     }
