@@ -3,8 +3,8 @@
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from diffusers.loaders import StableDiffusionXLLoraLoaderMixin as SdxlLora
 from diffusers.utils import convert_state_dict_to_diffusers, convert_state_dict_to_kohya
+from peers import SdxlLora, deltas, error, load_with_diffusers
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from peft.utils import get_peft_model_state_dict
@@ -56,32 +56,6 @@ def random_factors(unet, wanted) -> dict[str, tuple[torch.Tensor, torch.Tensor]]
                 torch.randn(out, rank, *(1 for _ in rest[1:]), generator=generator),
             )
     return folded
-
-
-def load_with_diffusers(unet, path) -> dict[str, torch.Tensor]:
-    """diffusers module name → the ΔW that PEFT's layer holds."""
-    loaded = SdxlLora.lora_state_dict(
-        str(path.parent),
-        weight_name=path.name,
-        unet_config=unet.config,
-        return_lora_metadata=True,
-        local_files_only=True,
-    )
-    tensors, alphas, metadata = loaded
-    SdxlLora.load_lora_into_unet(tensors, alphas, unet, adapter_name="peer", metadata=metadata)
-    return deltas(unet, "peer")
-
-
-def deltas(model, adapter: str) -> dict[str, torch.Tensor]:
-    return {
-        name: layer.get_delta_weight(adapter).detach()
-        for name, layer in model.named_modules()
-        if isinstance(layer, LoraLayer)
-    }
-
-
-def error(found: torch.Tensor, expected: torch.Tensor) -> float:
-    return float((found - expected).norm() / expected.norm())
 
 
 @pytest.mark.parametrize("precision", BOUNDS)
