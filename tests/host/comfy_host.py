@@ -246,6 +246,11 @@ class ComfyHost:
         raise HostError(f"{message} ({self.path}). The end of its log:\n{tail}")
 
     @property
+    def pid(self) -> int:
+        """The server's process, for measurements."""
+        return self._process.pid
+
+    @property
     def version(self) -> str:
         """ComfyUI's version, for instance '0.28.0'."""
         return self.stats["system"]["comfyui_version"]
