@@ -19,12 +19,12 @@ def rank_penalty(nu: Tensor, nu_target: float | Tensor, reduction: str = "sum") 
 def attention_entropy(query: Tensor, key: Tensor, heads: int) -> Tensor:
     """Mean over batch, heads and queries of −Σ_tokens p log p [eq. 13], in nats.
 
-    query: [b, queries, heads·d], key: [b, tokens, heads·d], any float dtype. From the logits s
-    directly, H = logsumexp(s) − Σ p s, which has no log of a vanishing p.
+    query: [b, queries, heads·d], key: [b, tokens, heads·d], any float dtype; fp32 inside. log p
+    comes from the logits, so that no log of a vanishing p is taken.
     """
     with torch.autocast(query.device.type, enabled=False):
         q = query.float().unflatten(-1, (heads, -1)).transpose(1, 2)
         k = key.float().unflatten(-1, (heads, -1)).transpose(1, 2)
         logits = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
-        p = logits.softmax(-1)
-        return (logits.logsumexp(-1) - (p * logits).sum(-1)).mean()
+        log_p = logits.log_softmax(-1)
+        return -(log_p.exp() * log_p).sum(-1).mean()
