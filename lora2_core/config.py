@@ -5,7 +5,8 @@ from dataclasses import dataclass, fields, replace
 from .errors import LoRA2Error
 from .importance import QUANTILE
 
-METHODS = ("lora2", "lora")
+METHODS = ("lora2", "ac_lora", "lora")
+AC_MODES = ("product", "paper")
 TARGETS = ("attention", "attention+feed_forward", "all_linear", "all_linear+conv")
 DTYPES = ("bf16", "fp16", "fp32")
 MAX_RANK = 512
@@ -28,7 +29,7 @@ class TrainConfig:
     learning_rate: float = 5e-5  # of A and B [LoRA², 4]
     weight_decay: float = 0.01  # of A and B, decoupled; diffusers' DreamBooth default
     max_grad_norm: float = 1.0  # of A and B together; ν is clipped apart, or it would eat the norm
-    r_init: int = 64  # rank that every component starts from (plain LoRA: its fixed rank)
+    r_init: int = 64  # rank that every component starts from; the others' fixed rank
     r_max: int = 128  # no component grows past it
     r_target: float = 1.0  # where the regulariser pulls ν; "many collapse to rank 1" [LoRA², 5]
     lambda_r: float = 1e-4  # weight of the rank regulariser [LoRA², 4]
@@ -40,6 +41,8 @@ class TrainConfig:
     rank_freeze: float = 0.1  # share at the end with ranks fixed, so that A and B settle
     init: str = "printed"  # A ~ N(0, 2/Σf²) [3.3.1]; "fan_in" divides the std by √n
     growth: str = "zero"  # new columns of B; "random" is the paper's word but kicks the output
+    ac_mode: str = "product"  # AC-LoRA: what is cut; "paper" cuts A and B apart
+    ac_period: float = 0.1  # AC-LoRA: share of the run between restarts; 10 of 100 epochs [AC]
     shrink_patience: int = 50  # steps at a quarter of the capacity before memory is given back
     entropy_queries: int = 256  # random queries a layer for the entropy; unbiased and cheap
     batch_size: int = 1  # [LoRA², 4]
@@ -52,6 +55,7 @@ class TrainConfig:
         _one_of("method", self.method, METHODS)
         _one_of("targets", self.targets, TARGETS)
         _one_of("dtype", self.dtype, DTYPES)
+        _one_of("ac_mode", self.ac_mode, AC_MODES)
         _one_of("regulariser", self.regulariser, ("sum", "mean"))
         _one_of("init", self.init, ("printed", "fan_in"))
         _one_of("growth", self.growth, ("zero", "random"))
@@ -65,6 +69,8 @@ class TrainConfig:
         for name in ("rank_hold", "rank_freeze"):
             if not 0 <= getattr(self, name) <= 1:
                 raise LoRA2Error(f"{name} is {getattr(self, name)}; it is a share from 0 to 1")
+        if not 0 < self.ac_period <= 1:
+            raise LoRA2Error(f"ac_period is {self.ac_period}; it is a share above 0, at most 1")
         if not 0 < self.quantile < 1:
             raise LoRA2Error(f"quantile is {self.quantile}; choose a share between 0 and 1")
         if self.r_max > MAX_RANK:
@@ -83,12 +89,6 @@ class TrainConfig:
         if unknown:
             raise LoRA2Error(f"unknown setting {', '.join(sorted(unknown))}")
         return replace(cls(**PRESETS[name]), **changes)
-
-    def ranks_may_move(self, step: int) -> bool:
-        """Whether ν takes part in step `step` (0-based): not while held, not while frozen."""
-        held = step < round(self.rank_hold * self.steps)
-        frozen = step >= self.steps - round(self.rank_freeze * self.steps)
-        return not (held or frozen)
 
 
 def _one_of(name, value, choices):

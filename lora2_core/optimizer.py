@@ -60,6 +60,16 @@ class RowAdamW:
             self._segments[index] = []
             self._steps_since[index] = 0
 
+    def forget_moments(self, indices: list[int]) -> None:
+        """Starts the optimiser anew for all rows of these adapters."""
+        self.before_change(indices)
+        for index in indices:
+            for rows in (self.adapters[index].a, self.adapters[index].b):
+                rows.exp_avg.zero_()
+                rows.exp_avg_sq.zero_()
+                rows.ages = [0] * len(rows.ages)
+        self.follow(indices)
+
     def share_gradients(self) -> None:
         """Hands the gradient of each active prefix to the segments it is cut into."""
         for segments in self._segments:

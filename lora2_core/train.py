@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from . import methods
 from .attention import EntropyProbe, blocks_checkpointed
 from .config import TrainConfig
 from .data import Batch
@@ -17,6 +16,7 @@ from .denoiser import Denoiser
 from .errors import LoRA2Error
 from .inject import attached, create_adapters, cross_attention_layers
 from .losses import prediction_loss
+from .methods import METHODS
 from .optimizer import RowAdamW
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -85,9 +85,10 @@ def train(
     not fit.
     """
     generator = torch.Generator().manual_seed(config.seed)
-    highest = config.r_max if config.method == "lora2" else config.r_init
+    kind = METHODS[config.method]
+    highest = kind.highest_rank(config)
     adapters = create_adapters(denoiser.network, config.targets, highest, denoiser.device)
-    method = methods.create(config, adapters)
+    method = kind(config, adapters)
     method.start(generator)
     optimizer = RowAdamW(
         adapters,
@@ -119,19 +120,16 @@ def train(
             parts = []
             step_batches = next(batches)
             for batch in step_batches:
-                method.set_scales()
+                method.set_scales(step)
                 mse, entropy = _forward(denoiser, batch, config, probe, generator)
                 total = batch.weight * mse
                 if entropy is not None:
                     total = total + config.lambda_e / len(step_batches) * entropy
                 scaler.scale(total).backward()
                 parts.append(torch.stack([batch.weight * mse.detach(), _detached(entropy, mse)]))
-            moving = config.ranks_may_move(step)
-            penalty = method.penalty() if moving else None
+            penalty = method.penalty(step)
             if penalty is not None:
                 scaler.scale(penalty).backward()
-            elif method.rho is not None:
-                method.rho.grad = None
             norm = _gather_gradients(optimizer, scaler, config)
             parts = torch.stack(parts).sum(0)
             loss, entropy_sum, norm = torch.cat([parts, norm.reshape(1)]).tolist()
@@ -141,12 +139,12 @@ def train(
                 raise TrainingDiverged(step + 1, f"the gradient became {norm}", result())
             method.before_step()
             _update(optimizer, scaler)
-            method.after_step(optimizer, generator, moving)
+            method.after_step(optimizer, generator, step, loss)
             losses.append(loss)
             if on_step is not None:
                 mean_entropy = entropy_sum / len(step_batches) if probe is not None else None
-                ranks = tuple(adapter.rank for adapter in adapters)
                 seconds = time.monotonic() - started
+                ranks = tuple(method.ranks())
                 on_step(StepInfo(step + 1, config.steps, loss, mean_entropy, ranks, seconds))
         return result()
 
@@ -205,16 +203,11 @@ def _forget_scales(adapters) -> None:
 
 
 def _result(denoiser, adapters, method, losses, config) -> TrainResult:
-    with torch.no_grad():
-        method.set_scales()
-        names = [denoiser.module_name(adapter.name) for adapter in adapters]
-        return TrainResult(
-            {name: adapter.folded() for name, adapter in zip(names, adapters, strict=True)},
-            {
-                name: (nu, adapter.rank)
-                for name, nu, adapter in zip(names, method.nus(), adapters, strict=True)
-            },
-            list(losses),
-            len(losses),
-            config,
-        )
+    names = [denoiser.module_name(adapter.name) for adapter in adapters]
+    return TrainResult(
+        dict(zip(names, method.factors(), strict=True)),
+        dict(zip(names, zip(method.nus(), method.ranks(), strict=True), strict=True)),
+        list(losses),
+        len(losses),
+        config,
+    )

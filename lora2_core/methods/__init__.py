@@ -1,11 +1,8 @@
 """What differs between the training methods, and only that."""
 
-from ..adapter import Adapter
-from ..config import TrainConfig
+from .ac_lora import ACLoRA
 from .lora import PlainLoRA
 from .lora2 import AdaptiveRank
+from .method import Method
 
-
-def create(config: TrainConfig, adapters: list[Adapter]) -> PlainLoRA | AdaptiveRank:
-    """The method that config.method names, over these adapters."""
-    return {"lora": PlainLoRA, "lora2": AdaptiveRank}[config.method](config, adapters)
+METHODS: dict[str, type[Method]] = {"lora2": AdaptiveRank, "ac_lora": ACLoRA, "lora": PlainLoRA}

@@ -15,9 +15,10 @@ from ..importance import (
 )
 from ..losses import rank_penalty
 from ..optimizer import RowAdamW
+from .method import Factors, Method
 
 
-class AdaptiveRank:
+class AdaptiveRank(Method):
     """ΔW = B Λ A with Λ = diag f(x; ν); ν = softplus(ρ), one ρ a component in one tensor.
 
     rho: [L], fp32.
@@ -26,8 +27,7 @@ class AdaptiveRank:
     uses_entropy = True
 
     def __init__(self, config: TrainConfig, adapters: list[Adapter]):
-        self.config = config
-        self.adapters = adapters
+        super().__init__(config, adapters)
         device = adapters[0].device
         caps = [min(config.r_max, adapter.max_rank) for adapter in adapters]
         starts = [min(config.r_init, cap) for cap in caps]
@@ -42,20 +42,27 @@ class AdaptiveRank:
         self._caps = torch.tensor(caps, device=device)
         self._rho_before: Tensor | None = None
 
+    @staticmethod
+    def highest_rank(config: TrainConfig) -> int:
+        return config.r_max
+
     def start(self, generator: torch.Generator) -> None:
         """Gives every adapter its first rows at r_init [section 3.3.1]."""
         ranks, nus = self._read_ranks()
         for adapter, rank, nu in zip(self.adapters, ranks, nus, strict=True):
             adapter.set_rank(rank, *self._new_rows(adapter, rank, nu, generator))
 
-    def set_scales(self) -> None:
-        """Λ of every component from the present ν, with gradient; before each forward pass."""
-        scales = importances(nu_of(self.rho), [adapter.rank for adapter in self.adapters])
+    def set_scales(self, step: int) -> None:
+        """Λ of every component from the present ν, with gradient while the ranks may move."""
+        rho = self.rho if self._moving(step) else self.rho.detach()
+        scales = importances(nu_of(rho), self.ranks())
         for adapter, scale in zip(self.adapters, scales, strict=True):
             adapter.scale = scale
 
-    def penalty(self) -> Tensor:
+    def penalty(self, step: int) -> Tensor | None:
         """λ_r Σ|ν − ν_target| [eq. 12]."""
+        if not self._moving(step):
+            return None
         config = self.config
         distance = rank_penalty(nu_of(self.rho), self.nu_target, config.regulariser)
         return config.lambda_r * distance
@@ -64,9 +71,11 @@ class AdaptiveRank:
         """Remembers where ρ stood, so that after_step can tell which crossed the target."""
         self._rho_before = self.rho.detach().clone()
 
-    def after_step(self, optimizer: RowAdamW, generator: torch.Generator, moving: bool) -> None:
+    def after_step(
+        self, optimizer: RowAdamW, generator: torch.Generator, step: int, loss: float
+    ) -> None:
         """Brings ranks and memory up to the new ν: one device-to-host copy for all components."""
-        if moving:
+        if self._moving(step):
             self._settle(optimizer)
         ranks, nus = self._read_ranks()
         patience = self.config.shrink_patience
@@ -87,6 +96,19 @@ class AdaptiveRank:
     def nus(self) -> list[float]:
         """The present ν of every component."""
         return nu_of(self.rho.detach()).tolist()
+
+    def factors(self) -> list[Factors]:
+        """Λ of the present ν folded in."""
+        with torch.no_grad():
+            self.set_scales(self.config.steps)
+            return super().factors()
+
+    def _moving(self, step: int) -> bool:
+        """Whether ν takes part in step `step`: not while held, not while frozen."""
+        config = self.config
+        held = step < round(config.rank_hold * config.steps)
+        frozen = step >= config.steps - round(config.rank_freeze * config.steps)
+        return not (held or frozen)
 
     def _settle(self, optimizer: RowAdamW) -> None:
         """Keeps ν within r_max, and stops it on ν_target where a step would cross it.

@@ -54,7 +54,7 @@ def test_a_start_above_the_limit_is_refused_with_both_numbers():
 
 
 def test_an_unknown_choice_is_answered_with_the_choices():
-    with pytest.raises(LoRA2Error, match="choose one of lora2, lora"):
+    with pytest.raises(LoRA2Error, match="choose one of lora2, ac_lora, lora"):
         TrainConfig(method="lora3")
 
 
@@ -84,19 +84,3 @@ def test_the_defaults_are_those_of_the_paper():
 def test_a_config_cannot_change_under_a_run():
     with pytest.raises(FrozenInstanceError):
         TrainConfig().steps = 3
-
-
-@pytest.mark.parametrize(
-    ("hold", "freeze", "moving"),
-    [
-        (0.0, 0.0, range(20)),
-        (0.1, 0.0, range(2, 20)),
-        (0.0, 0.1, range(18)),
-        (0.25, 0.5, range(5, 10)),
-        (1.0, 0.0, ()),
-        (0.0, 1.0, ()),
-    ],
-)
-def test_ranks_move_between_hold_and_freeze(hold, freeze, moving):
-    config = TrainConfig(steps=20, rank_hold=hold, rank_freeze=freeze)
-    assert [step for step in range(20) if config.ranks_may_move(step)] == list(moving)

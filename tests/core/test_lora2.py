@@ -8,11 +8,11 @@ import torch
 import toy
 from torch import nn
 
-from lora2_core import methods
 from lora2_core.config import TrainConfig
 from lora2_core.data import Example, batches
 from lora2_core.importance import nu_for_rank, nu_of
 from lora2_core.inject import create_adapters
+from lora2_core.methods import METHODS
 from lora2_core.optimizer import RowAdamW
 from lora2_core.train import train
 
@@ -87,7 +87,7 @@ def start(config, width=64, layers=1):
     net.attn = nn.ModuleList([nn.Linear(width, width, bias=False) for _ in range(layers)])
     net.requires_grad_(False)
     adapters = create_adapters(net, "all_linear", config.r_max, CPU)
-    method = methods.create(config, adapters)
+    method = METHODS[config.method](config, adapters)
     generator = torch.Generator().manual_seed(config.seed)
     method.start(generator)
     optimizer = RowAdamW(
@@ -125,7 +125,7 @@ def test_new_rows_follow_the_present_nu_and_rank(growth):
     first = adapter.a.active.detach().clone()
     with torch.no_grad():
         method.rho.fill_(toy_rho(100))
-    method.after_step(optimizer, generator, moving=False)
+    method.after_step(optimizer, generator, method.config.steps - 1, 0.0)
     assert adapter.rank == 100
     assert torch.equal(adapter.a.active[:4], first)
     std = reference.initial_std(nu_for_rank(100), 100)
@@ -178,7 +178,7 @@ def test_a_nu_stopped_on_its_target_stays_and_can_leave_to_either_side(r_target)
         method.rho.grad = gradient
         optimizer.adamw.step()
         optimizer.applied()
-        method.after_step(optimizer, generator, moving=True)
+        method.after_step(optimizer, generator, 0, 0.0)
 
     with torch.no_grad():
         method.rho.copy_(toy_rho(r_target) + 0.01 * sides)
@@ -186,7 +186,7 @@ def test_a_nu_stopped_on_its_target_stays_and_can_leave_to_either_side(r_target)
     assert [adapter.rank for adapter in adapters] == [r_target] * 2
     stopped = method.rho.detach().clone()
     method.rho.grad = None
-    method.penalty().backward()
+    method.penalty(0).backward()
     assert (method.rho.grad == 0).all()
     if r_target < 64:
         step(sides)
@@ -205,7 +205,7 @@ def test_nu_is_held_at_the_highest_rank_in_rho_and_comes_back_at_once():
         method.rho.grad = torch.tensor([gradient])
         optimizer.adamw.step()
         optimizer.applied()
-        method.after_step(optimizer, generator, moving=True)
+        method.after_step(optimizer, generator, 0, 0.0)
         return adapter.rank
 
     assert [step(1.0) for _ in range(40)][-1] == 32
@@ -228,7 +228,7 @@ def test_memory_follows_the_rank_down_and_forgotten_rows_come_back_new():
             optimizer.adamw.step()
             optimizer.applied()
             optimizer.zero_grad()
-            method.after_step(optimizer, generator, moving=False)
+            method.after_step(optimizer, generator, method.config.steps - 1, 0.0)
 
     settle_at(7, 3)
     first = adapter.a.values.clone()
@@ -244,3 +244,26 @@ def test_memory_follows_the_rank_down_and_forgotten_rows_come_back_new():
     optimizer.before_change([0, 1])
     assert adapter.a.ages[:20] == [6] * 7 + [1] + [0] * 12
     assert (other.capacity, other.rank, other.a.ages[:30]) == (32, 30, [6] * 30)
+
+
+@pytest.mark.parametrize(
+    ("hold", "freeze", "moving"),
+    [
+        (0.0, 0.0, range(20)),
+        (0.1, 0.0, range(2, 20)),
+        (0.0, 0.1, range(18)),
+        (0.25, 0.5, range(5, 10)),
+        (1.0, 0.0, ()),
+        (0.0, 1.0, ()),
+    ],
+)
+def test_ranks_move_between_hold_and_freeze(hold, freeze, moving):
+    config = TrainConfig(r_init=4, r_max=12, steps=20, rank_hold=hold, rank_freeze=freeze)
+    method, (adapter,), *_ = start(config)
+    with_penalty = [step for step in range(20) if method.penalty(step) is not None]
+    learning = []
+    for step in range(20):
+        method.set_scales(step)
+        if adapter.scale.requires_grad:
+            learning.append(step)
+    assert with_penalty == learning == list(moving)

@@ -56,7 +56,7 @@ def same_bits(one, other):
     )
 
 
-@pytest.mark.parametrize("method", ["lora2", "lora"])
+@pytest.mark.parametrize("method", ["lora2", "ac_lora", "lora"])
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(method):
     config = replace(BASE, method=method)
     first = run(config)
@@ -69,7 +69,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(method):
         assert not torch.equal(down[0], other_down[0]) and not torch.equal(up, other_up)
 
 
-@pytest.mark.parametrize("method", ["lora2", "lora"])
+@pytest.mark.parametrize("method", ["lora2", "ac_lora", "lora"])
 def test_training_lowers_the_loss(method):
     """Noise seen beside its own picture can be told: both methods must learn some of it."""
     config = replace(BASE, method=method, steps=150, learning_rate=1e-2, r_target=4)
@@ -301,7 +301,7 @@ def test_a_gradient_that_is_not_finite_at_the_last_step_is_noticed():
         run(denoiser=FailingDenoiser("backward", at=8))
 
 
-@pytest.mark.parametrize("method", ["lora2", "lora"])
+@pytest.mark.parametrize("method", ["lora2", "ac_lora", "lora"])
 def test_a_rank_above_a_layers_size_is_refused_before_training(method):
     config = replace(BASE, method=method, r_init=13, r_max=13)
     denoiser = FailingDenoiser()

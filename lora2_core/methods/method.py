@@ -1,0 +1,70 @@
+"""What the training loop asks of a method; everything that differs between methods is behind it."""
+
+import torch
+from torch import Tensor, nn
+
+from ..adapter import Adapter
+from ..config import TrainConfig
+from ..optimizer import RowAdamW
+
+Factors = tuple[Tensor, Tensor]  # down [rank, n…] and up [m, rank…], fp32 on the CPU
+
+
+class Method:
+    """Fixed ranks, no term in the loss: what a method does not override stays plain LoRA's.
+
+    rho: the learned ρ of all adapters [L], or None. uses_entropy: whether the loss has the
+    cross-attention term.
+    """
+
+    uses_entropy = False
+
+    def __init__(self, config: TrainConfig, adapters: list[Adapter]):
+        self.config = config
+        self.adapters = adapters
+        self.rho: nn.Parameter | None = None
+
+    @staticmethod
+    def highest_rank(config: TrainConfig) -> int:
+        """The largest rank that a run may reach."""
+        return config.r_init
+
+    def start(self, generator: torch.Generator) -> None:
+        """Gives every adapter r_init rows: A ~ U(±1/√n) as in peft and kohya, B = 0."""
+        for adapter in self.adapters:
+            rank = min(self.config.r_init, adapter.max_rank)
+            rows = uniform_rows(adapter, rank, generator)
+            adapter.set_rank(rank, rows, torch.zeros(rank, adapter.out_features))
+
+    def set_scales(self, step: int) -> None:
+        """Sets Λ of every adapter; before each forward pass of step `step` (0-based)."""
+
+    def penalty(self, step: int) -> Tensor | None:
+        """The rank term of the loss at step `step`."""
+        return None
+
+    def before_step(self) -> None:
+        """Before the optimiser moves anything."""
+
+    def after_step(
+        self, optimizer: RowAdamW, generator: torch.Generator, step: int, loss: float
+    ) -> None:
+        """After the optimiser's step `step`; `loss` is that step's prediction loss."""
+
+    def ranks(self) -> list[int]:
+        """The present rank of every adapter."""
+        return [adapter.rank for adapter in self.adapters]
+
+    def nus(self) -> list[float | None]:
+        """The present ν of every adapter, where there is such a thing."""
+        return [None] * len(self.adapters)
+
+    def factors(self) -> list[Factors]:
+        """What a file of the present state holds."""
+        return [adapter.folded() for adapter in self.adapters]
+
+
+def uniform_rows(adapter: Adapter, count: int, generator: torch.Generator) -> Tensor:
+    """[count, n] from U(±1/√n)."""
+    bound = adapter.in_features**-0.5
+    return torch.rand(count, adapter.in_features, generator=generator) * (2 * bound) - bound
