@@ -49,9 +49,24 @@ class DiffusersUNet:
             },
         ).sample
 
+    def snr(self, t: Tensor) -> Tensor:
+        """Signal-to-noise ratio ᾱ/(1−ᾱ) at t [b], int64."""
+        alpha = self._alphas.to(t.device)[t]
+        return alpha / (1 - alpha)
+
     def module_name(self, name: str) -> str:
         """The single-file name of module `name`."""
-        config = self.network.config
-        layers = config.layers_per_block
-        attention = tuple("CrossAttn" in kind for kind in config.up_block_types)
-        return sgm_name(name, layers if isinstance(layers, int) else layers[0], attention)
+        return _sgm_name(self.network, name)
+
+
+def state_names(unet: UNet2DConditionModel) -> dict[str, str]:
+    """Key of the state dict → its name in a single-file checkpoint (without a prefix)."""
+    parts = ((key, *key.rpartition(".")[::2]) for key in unet.state_dict())
+    return {key: f"{_sgm_name(unet, module)}.{leaf}" for key, module, leaf in parts}
+
+
+def _sgm_name(unet: UNet2DConditionModel, name: str) -> str:
+    config = unet.config
+    layers = config.layers_per_block
+    attention = tuple("CrossAttn" in kind for kind in config.up_block_types)
+    return sgm_name(name, layers if isinstance(layers, int) else layers[0], attention)

@@ -1,0 +1,44 @@
+"""Command line of the recipe."""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from . import __doc__ as usage
+from . import autoencoder, denoiser, latents, pictures
+from .export import export
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=usage, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--work", type=Path, required=True, help="folder of the states")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    stages = parser.add_subparsers(dest="stage", required=True)
+    stage = stages.add_parser("pictures")
+    stage.add_argument("--count", type=int, default=40000)
+    for name in ("autoencoder", "denoiser"):
+        stage = stages.add_parser(name)
+        stage.add_argument("--minutes", type=float, required=True)
+        stage.add_argument("--cooldown", type=float, default=0.0, help="of them, at the end")
+    stages.add_parser("latents")
+    stages.add_parser("export").add_argument("file", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    options.work.mkdir(parents=True, exist_ok=True)
+    if options.stage == "pictures":
+        pictures.draw(options.work, options.count, options.threads)
+    elif options.stage == "autoencoder":
+        autoencoder.train(options.work, options.minutes, options.cooldown)
+    elif options.stage == "latents":
+        latents.encode(options.work)
+    elif options.stage == "denoiser":
+        denoiser.train(options.work, options.minutes, options.cooldown)
+    else:
+        export(options.work, options.file)
+
+
+if __name__ == "__main__":
+    main()

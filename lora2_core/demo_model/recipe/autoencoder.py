@@ -1,0 +1,51 @@
+"""Trains the autoencoder: L1 on pixels and on their differences, latents held near unit scale."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..networks import build_autoencoder
+from . import trunk
+from .pictures import open_pictures
+
+_BATCH = 16
+_RATE = 6e-4
+_NOISE = 0.05  # added to latents: what a denoiser leaves must not show
+
+
+def train(work: Path, minutes: float, cooldown: float) -> None:
+    torch.manual_seed(0)
+    pictures = open_pictures(work)
+    order = trunk.shuffled(len(pictures), _BATCH)
+    model = build_autoencoder().to(memory_format=torch.channels_last)
+
+    def loss_of(model: nn.Module) -> Tensor:
+        batch = to_tensor(pictures[next(order).sort().values.numpy()])
+        with torch.autocast("cpu", torch.bfloat16):
+            latents = model.encode(batch).latents.float()
+            seen = model.decode(latents + _NOISE * torch.randn_like(latents)).sample.float()
+        return (seen - batch).abs().mean() + _differences(seen, batch) + 0.02 * _scale(latents)
+
+    trunk.run(
+        "autoencoder", work, model, loss_of,
+        learning_rate=_RATE, images_a_step=_BATCH, minutes=minutes, cooldown=cooldown,
+    )  # fmt: skip
+
+
+def to_tensor(pictures) -> Tensor:
+    """uint8 [b, h, w, 3] → [b, 3, h, w] in −1..1, channels last in memory."""
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+
+
+def _differences(seen: Tensor, true: Tensor) -> Tensor:
+    """L1 between the differences of neighbouring pixels, both ways: edges stay sharp."""
+    error = seen - true
+    across, down = error.diff(dim=3).abs().mean(), error.diff(dim=2).abs().mean()
+    return across + down
+
+
+def _scale(latents: Tensor) -> Tensor:
+    """Distance of each channel's mean from 0 and of its std from 1."""
+    mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+    return (mean**2 + (std - 1) ** 2).sum()
