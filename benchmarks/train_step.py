@@ -3,9 +3,11 @@
 python benchmarks/train_step.py [--size 16] [--rounds 3] [--out benchmarks/results/NAME.json]
 
 Each variant runs in a process of its own, the variants in turn, `rounds` times over; figures are
-medians, and what counts are the ratios. The UNet has KOALA-700M's structure at 640 channels
-throughout, with random weights: speed and memory do not depend on them, the learned ranks do, so
-LoRA² is measured at ranks that it settled on in a first run here, and the others at their mean.
+medians, and what counts are the ratios. Memory is taken in a round of its own, in which freed
+memory goes back to the system at once, so that the resident size says what is held. The UNet has
+KOALA-700M's structure at 640 channels throughout, with random weights: speed and memory do not
+depend on them, the learned ranks do, so LoRA² is measured at ranks that it settled on in a first
+run here, and the others at their mean.
 """
 
 import argparse
@@ -177,24 +179,28 @@ def main() -> None:
         print(json.dumps(measure(options)))
         return
     found: dict[str, list[dict]] = {variant: [] for variant in VARIANTS}
+    memory: dict[str, float] = {}
     rank = 0
-    for _ in range(options.rounds):
+    for round_ in range(options.rounds + 1):
         for variant in VARIANTS:
-            figures = _child(options, variant, rank)
+            figures = _child(options, variant, rank, weighed=round_ == 0)
             rank = rank or max(1, round(figures["mean_rank"]))  # LoRA² comes first and sets it
-            found[variant].append(figures)
-            print(variant, figures, flush=True)
+            memory.setdefault(variant, figures["memory"])
+            if round_ > 0:
+                found[variant].append(figures | {"memory": memory[variant]})
+                print(variant, found[variant][-1], flush=True)
     report = summary(found) | {"machine": machine(), "size": options.size, "dtype": options.dtype}
     print(json.dumps(report, indent=2))
     if options.out:
         options.out.write_text(json.dumps(report, indent=2) + "\n")
 
 
-def _child(options: argparse.Namespace, variant: str, rank: int) -> dict:
+def _child(options: argparse.Namespace, variant: str, rank: int, weighed: bool) -> dict:
     command = [sys.executable, __file__, "--variant", variant, "--rank", str(rank)]
     command += ["--size", str(options.size), "--dtype", options.dtype]
-    # without this, glibc keeps freed tensors and the resident size says little
-    env = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+    env = dict(os.environ)
+    if weighed:  # else glibc keeps freed tensors; but every temporary then costs page faults
+        env |= {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=env)
     return json.loads(done.stdout.splitlines()[-1])
 
