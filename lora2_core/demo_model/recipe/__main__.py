@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from . import __doc__ as usage
-from . import autoencoder, denoiser, latents, pictures
+from . import autoencoder, denoiser, judge, latents, pictures
 from .export import export
 
 
@@ -25,6 +25,10 @@ def main() -> None:
         stage.add_argument("--cooldown", type=float, default=0.0, help="of them, at the end")
     stages.add_parser("latents")
     stages.add_parser("export").add_argument("file", type=Path)
+    stages.add_parser("judge")
+    stage = stages.add_parser("gate")
+    stage.add_argument("file", type=Path)
+    stage.add_argument("--count", type=int, default=300)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     options.work.mkdir(parents=True, exist_ok=True)
@@ -36,6 +40,10 @@ def main() -> None:
         latents.encode(options.work)
     elif options.stage == "denoiser":
         denoiser.train(options.work, options.minutes, options.cooldown)
+    elif options.stage == "judge":
+        judge.train(options.work)
+    elif options.stage == "gate":
+        judge.gate(options.work, options.file, options.count)
     else:
         export(options.work, options.file)
 

@@ -9,8 +9,8 @@ from ..networks import build_autoencoder
 from . import trunk
 from .pictures import open_pictures
 
-_BATCH = 16
-_RATE = 6e-4
+_BATCH = 8
+_RATE = 5e-4
 _NOISE = 0.05  # added to latents: what a denoiser leaves must not show
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...drawn_world import caption, random_scene, render
+from ...drawn_world import Scene, caption, random_scene, render
 from ..networks import PICTURE
 
 _CHUNK = 250
@@ -38,7 +38,16 @@ def read_captions(work: Path) -> list[str]:
     return json.loads((work / "captions.json").read_text())
 
 
-def _chunk(index: int) -> tuple[np.ndarray, list[str]]:
+def scenes_of(count: int) -> list[Scene]:
+    """The scenes of the first `count` pictures."""
+    return [scene for index in range(count // _CHUNK) for scene in _scenes(index)]
+
+
+def _scenes(index: int) -> list[Scene]:
     rng = random.Random(index)
-    scenes = [random_scene(rng) for _ in range(_CHUNK)]
+    return [random_scene(rng) for _ in range(_CHUNK)]
+
+
+def _chunk(index: int) -> tuple[np.ndarray, list[str]]:
+    scenes = _scenes(index)
     return np.stack([render(s, PICTURE) for s in scenes]), [caption(s) for s in scenes]
