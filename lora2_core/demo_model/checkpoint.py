@@ -6,18 +6,13 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ..backbones.diffusers_unet import state_names
 from .networks import build_autoencoder, build_unet
+from .state import AUTOENCODER, SDXL_SCALE, TEXT, UNET, read_state
 from .text import TextEncoder, Tokenizer
-
-UNET = "model.diffusion_model."
-AUTOENCODER = "first_stage_model."
-TEXT = "conditioner.embedders.0."
-SDXL_SCALE = 0.13025
 
 
 @dataclass
@@ -61,13 +56,6 @@ def save(model: DemoModel, path: Path, training: dict) -> None:
         "training": json.dumps(training),
     }
     save_file({k: v.half().contiguous() for k, v in state.items()}, path, metadata)
-
-
-def read_state(path: Path) -> tuple[dict[str, Tensor], Tokenizer]:
-    """The weights in fp32 under the file's own names, and the tokenizer."""
-    with safe_open(path, "pt") as file:
-        tokenizer = Tokenizer(json.loads(file.metadata()["words"]))
-    return {key: value.float() for key, value in load_file(path).items()}, tokenizer
 
 
 def load(path: Path) -> DemoModel:

@@ -1,15 +1,17 @@
-"""The shapes of the demo model: UNet, autoencoder and text encoder."""
+"""The demo model's UNet and autoencoder, as diffusers has them."""
 
 from diffusers import AutoencoderTiny, UNet2DConditionModel
 
-PICTURE = 128  # px, the side that the model was trained at
-FACTOR = 8  # pixels a latent
-LATENT_CHANNELS = 4
-WIDTHS = (64, 128, 160)
-DEPTHS = (0, 1, 2)  # transformer blocks a level, as KOALA-700M's (0, 2, 5)
-HEAD_WIDTH = 32
-TEXT_WIDTH = 128
-SIZE_WIDTH = 256  # Fourier features of each of SDXL's six size numbers
+from .shapes import (
+    DEPTHS,
+    FACTOR,
+    HEAD_WIDTH,
+    LATENT_CHANNELS,
+    PICTURE,
+    SIZE_WIDTH,
+    TEXT_WIDTH,
+    WIDTHS,
+)
 
 
 def build_unet() -> UNet2DConditionModel:

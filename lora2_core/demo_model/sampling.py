@@ -11,14 +11,15 @@ from ..backbones.diffusers_unet import DiffusersUNet
 def sigmas(denoiser: DiffusersUNet, steps: int) -> tuple[Tensor, Tensor]:
     """(σ [steps + 1], falling to 0; t [steps]): evenly spaced times from the noisiest to the first.
 
-    σ = √(1/snr); between whole times log σ is interpolated. This is ComfyUI's `normal` scheduler.
+    σ = √(1/snr); between whole times log σ is interpolated, and the network is told the nearest
+    whole time. This is what ComfyUI does with its `normal` scheduler.
     """
     logs = -0.5 * denoiser.snr(torch.arange(denoiser.timesteps)).log()
     t = torch.linspace(denoiser.timesteps - 1, 0, steps)
     low = t.floor().long()
     high = t.ceil().long()
     found = torch.lerp(logs[low], logs[high], t.frac()).exp()
-    return torch.cat([found, torch.zeros(1)]), t
+    return torch.cat([found, torch.zeros(1)]), t.round()
 
 
 @torch.no_grad()

@@ -1,6 +1,5 @@
-"""Pictures of a subject as training examples, and prompts as pictures."""
+"""Pictures as training examples of the demo model, and prompts as pictures."""
 
-import random
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,18 +9,9 @@ from torch import Tensor
 
 from ..backbones.diffusers_unet import DiffusersUNet
 from ..data import Example
-from ..drawn_world import BACKGROUNDS, Subject, caption, render, subject_scene
 from . import sampling
 from .checkpoint import DemoModel
-from .networks import FACTOR, LATENT_CHANNELS, PICTURE
-
-
-def photograph(subject: Subject, count: int, seed: int) -> list[tuple[np.ndarray, str]]:
-    """`count` pictures (uint8 [128, 128, 3]) of a subject in different places, with captions."""
-    rng = random.Random(seed)
-    places = rng.sample(list(BACKGROUNDS), min(count, len(BACKGROUNDS)))
-    scenes = [subject_scene(subject, places[i % len(places)], rng) for i in range(count)]
-    return [(render(scene, PICTURE), caption(scene)) for scene in scenes]
+from .shapes import FACTOR, LATENT_CHANNELS, PICTURE
 
 
 def conditioning(model: DemoModel, prompt: str) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .networks import TEXT_WIDTH
+from .shapes import TEXT_WIDTH
 
 TOKENS = 24
 _SPECIAL = ("<end>", "<start>", "<unknown>")
@@ -44,7 +44,7 @@ class TextEncoder(nn.Module):
         self.position = nn.Parameter(0.1 * torch.randn(TOKENS, width))
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(
-                width, 4, 4 * width, dropout=0.0, activation="gelu", batch_first=True,
+                width, 4, 2 * width, dropout=0.0, activation="gelu", batch_first=True,
                 norm_first=True,
             )
             for _ in range(2)

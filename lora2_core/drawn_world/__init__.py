@@ -1,5 +1,6 @@
 """A drawn world: pictures of objects in places, with true captions, for a model of our own."""
 
+from .album import photograph
 from .backgrounds import BACKGROUNDS
 from .objects import KINDS
 from .render import render
@@ -15,6 +16,7 @@ __all__ = [
     "caption",
     "labels",
     "load_subjects",
+    "photograph",
     "random_scene",
     "render",
     "subject_scene",

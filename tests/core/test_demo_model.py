@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lora2_core.backbones.diffusers_unet import DiffusersUNet
-from lora2_core.demo_model import checkpoint, sampling
+from lora2_core.demo_model import checkpoint, sampling, state
 from lora2_core.demo_model.networks import build_autoencoder, build_unet
 from lora2_core.demo_model.text import TOKENS, TextEncoder, Tokenizer
 
@@ -59,7 +59,7 @@ def test_the_file_keeps_every_weight_and_is_small(model, tmp_path):
 def test_names_in_the_file_are_those_of_sdxl_checkpoints(model, tmp_path):
     path = tmp_path / "demo.safetensors"
     checkpoint.save(model, path, {})
-    state, _ = checkpoint.read_state(path)
+    tensors, _ = state.read_state(path)
     for name in (
         "model.diffusion_model.input_blocks.0.0.weight",
         "model.diffusion_model.input_blocks.3.1.transformer_blocks.0.attn2.to_k.weight",
@@ -69,8 +69,8 @@ def test_names_in_the_file_are_those_of_sdxl_checkpoints(model, tmp_path):
         "first_stage_model.taesd_encoder.0.weight",
         "first_stage_model.vae_scale",
     ):
-        assert name in state
-    assert not any("middle_block" in name for name in state)
+        assert name in tensors
+    assert not any("middle_block" in name for name in tensors)
 
 
 def test_the_noise_levels_are_those_of_euler_on_sdxls_schedule():
@@ -85,6 +85,7 @@ def test_the_noise_levels_are_those_of_euler_on_sdxls_schedule():
         logs.append(0.5 * math.log((1 - kept) / kept))
     for index, level in enumerate(levels[:-1].tolist()):
         t = 999 * (19 - index) / 19
+        assert times[index] == round(t)
         low = math.floor(t)
         share = t - low
         expected = math.exp((1 - share) * logs[low] + share * logs[min(low + 1, 999)])

@@ -89,10 +89,8 @@ def test_a_body_is_nearest_to_its_own_colour(colour):
     [
         ({}, "a red mug on the beach"),
         ({"colour": "orange"}, "an orange mug on the beach"),
-        (
-            {"pattern": "striped", "accessory": "hat"},
-            "a red striped mug wearing a hat on pink fabric",
-        ),
+        ({"pattern": "striped"}, "a red striped mug on the beach"),
+        ({"accessory": "hat"}, "a red mug wearing a hat on the beach"),
         ({"pattern": "two-coloured", "second": "blue"}, "a red and blue mug on the beach"),
         ({"accessory": "balloon"}, "a red mug with a balloon on the beach"),
     ],

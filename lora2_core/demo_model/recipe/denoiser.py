@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from ...backbones.diffusers_unet import DiffusersUNet
 from ...drawn_world import vocabulary
-from ..networks import PICTURE, build_unet
+from ..networks import build_unet
+from ..shapes import PICTURE
 from ..text import TextEncoder, Tokenizer
 from . import trunk
 from .pictures import read_captions

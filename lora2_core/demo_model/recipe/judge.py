@@ -18,7 +18,7 @@ from ...drawn_world import BACKGROUNDS, COLOURS, KINDS, caption, labels, random_
 from ...drawn_world.patterns import PATTERNS
 from ...drawn_world.wear import ACCESSORIES
 from .. import checkpoint, studio
-from ..networks import PICTURE
+from ..shapes import PICTURE
 from . import trunk
 from .autoencoder import to_tensor
 from .pictures import open_pictures, scenes_of

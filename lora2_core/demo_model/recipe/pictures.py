@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ...drawn_world import Scene, caption, random_scene, render
-from ..networks import PICTURE
+from ..shapes import PICTURE
 
 _CHUNK = 250
 
