@@ -1,7 +1,11 @@
 """Algebra of low-rank updates, never forming the dense matrix."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+from .errors import LoRA2Error
 
 
 def product_svd(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -21,3 +25,37 @@ def energy_rank(sigma: Tensor, share: float) -> int:
     """The smallest k ≥ 1 with Σ_{i≤k} σ² ≥ share · Σσ²; sigma: [k], falling."""
     energy = sigma.double().square().cumsum(0)
     return min(int((energy < share * energy[-1]).sum()) + 1, len(sigma))
+
+
+def budget_ranks(sigmas: Sequence[Tensor], costs: Sequence[float], budget: float) -> list[int]:
+    """Ranks of many updates whose costs add up to at most `budget`, for the least error.
+
+    sigmas: singular values of each, falling. costs: of one unit of rank, such as its parameters
+    m + n. Every update keeps one rank; then the directions are taken in order of σ²/cost, each
+    that still fits. Raises LoRA2Error if the budget does not hold one rank each.
+    """
+    least = sum(costs)
+    if least > budget:
+        raise LoRA2Error(
+            f"a budget of {budget:g} does not hold one rank a component; give at least {least:g}"
+        )
+    gains = sorted(
+        (-(value**2) / cost, index, place)
+        for index, (sigma, cost) in enumerate(zip(sigmas, costs, strict=True))
+        for place, value in enumerate(sigma.tolist())
+        if place > 0
+    )
+    ranks, spent = [1] * len(sigmas), least
+    for gain, index, place in gains:
+        # σ falls, so a direction follows its predecessor unless that one did not fit
+        if gain < 0 and ranks[index] == place and spent + costs[index] <= budget:
+            ranks[index] += 1
+            spent += costs[index]
+    return ranks
+
+
+def truncate(up: Tensor, down: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The best factors of that rank for up @ down, balanced: (U√Σ [m, k], √ΣVᵀ [k, n])."""
+    u, sigma, vt = product_svd(up, down)
+    root = sigma[:rank].sqrt()
+    return u[:, :rank] * root, root[:, None] * vt[:rank]

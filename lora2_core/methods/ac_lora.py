@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..adapter import Adapter
 from ..config import TrainConfig
-from ..low_rank import energy_rank, product_svd
+from ..low_rank import energy_rank, product_svd, truncate
 from ..optimizer import RowAdamW
 from .method import Factors, Method, uniform_rows
 
@@ -125,9 +125,8 @@ def _product(adapter: Adapter) -> tuple[Tensor, Tensor, Tensor]:
 
 def _cut(adapter: Adapter, rank: int) -> Factors:
     """(√Σ Vᵀ [rank, n], U√Σ [m, rank]) of the rank-`rank` part of BA."""
-    u, sigma, vt = _product(adapter)
-    root = sigma[:rank].sqrt()
-    return root[:, None] * vt[:rank], u[:, :rank] * root
+    up, down = truncate(adapter.b.active.detach().t(), adapter.a.active.detach(), rank)
+    return down, up
 
 
 def _as_layer(adapter: Adapter, down: Tensor, up: Tensor) -> Factors:

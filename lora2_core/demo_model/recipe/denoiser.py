@@ -42,7 +42,7 @@ def train(work: Path, minutes: float, cooldown: float) -> None:
     order = trunk.shuffled(len(latents), _BATCH)
     size = torch.tensor([[PICTURE, PICTURE, 0, 0, PICTURE, PICTURE]] * _BATCH).float()
 
-    def loss_of(model: Denoiser) -> Tensor:
+    def loss_of(model: Denoiser, step: int) -> Tensor:
         chosen = next(order)
         texts = [_vary(captions[i]) for i in chosen.tolist()]
         clean = latents[chosen].float()

@@ -24,7 +24,7 @@ def run(
     name: str,
     work: Path,
     model: nn.Module,
-    loss_of: Callable[[nn.Module], Tensor],
+    loss_of: Callable[[nn.Module, int], Tensor],
     *,
     learning_rate: float,
     images_a_step: int,
@@ -33,7 +33,7 @@ def run(
 ) -> nn.Module:
     """Trains for `minutes`, the last `cooldown` of them aside from the state; returns the average.
 
-    loss_of draws a batch of its own and returns its loss.
+    loss_of(model, step) draws a batch of its own and returns its loss.
     """
     state_file = work / f"{name}.pt"
     average = deepcopy(model).requires_grad_(False)
@@ -72,7 +72,7 @@ def run(
         left = (started + 60 * minutes - now) / (60 * cooldown) if cooling else 1.0
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * min(1.0, (step + 1) / _WARM_UP) * left
-        loss = loss_of(model)
+        loss = loss_of(model, step)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
