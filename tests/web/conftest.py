@@ -63,5 +63,5 @@ def any_page(request, browser, web_host):
 @pytest.fixture
 def page(any_page):
     """The page, once for each renderer, with nothing to complain about yet."""
-    any_page.forget_complaints()
+    any_page.clean()
     return any_page

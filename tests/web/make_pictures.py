@@ -1,4 +1,4 @@
-"""Makes the pictures of the graphs: workflows/*.jpg beside the templates, docs/train.jpg for README.
+"""Makes the pictures of the graphs: workflows/*.jpg beside the templates, and docs/train.jpg.
 
     python tests/web/make_pictures.py
 
@@ -16,7 +16,7 @@ sys.path.append(str(ROOT / "tests"))
 
 from host import checkpoints, graphs  # noqa: E402
 from host.comfy_host import open_host  # noqa: E402
-from web.page import TEMPLATES, Page, open_browser, open_page, template  # noqa: E402
+from web.page import Page, open_browser, open_page, template  # noqa: E402
 
 _MARGIN = 24  # pixels around the graph
 _AROUND_GRAPH = """
@@ -35,6 +35,7 @@ margin => {
   };
 }
 """
+
 
 def picture_of_graph(page: Page, scale: float = 1.0) -> Image.Image:
     """The graph alone, at scale, without the page's bars."""
@@ -82,9 +83,13 @@ def main() -> None:
                 "document.querySelectorAll('textarea').forEach(e => e.scrollTop = e.scrollHeight)"
             )
             write(picture_of_graph(page), ROOT / "docs" / "train.jpg", 1400, 200 * 1024)
-            for name in TEMPLATES:
-                page.load(template(name))
-                write(picture_of_graph(page), ROOT / "workflows" / f"{name}.jpg", 800, 60 * 1024)
+            page.load(template("lora2_train"))
+            page.set("LoadImageDataSetFromFolder", folder="my_subject")
+            write(picture_of_graph(page), ROOT / "workflows" / "lora2_train.jpg", 800, 60 * 1024)
+            page.load(template("lora2_generate"))
+            page.refresh()
+            page.set("LoRA2Load", lora_name="lora2/my_subject_00001.safetensors")
+            write(picture_of_graph(page), ROOT / "workflows" / "lora2_generate.jpg", 800, 60 * 1024)
 
 
 if __name__ == "__main__":

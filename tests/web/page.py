@@ -37,7 +37,6 @@ _SETTINGS = {  # of the page, so that nothing but the graph is on it
     "Comfy.TutorialCompleted": True,
     "Comfy.Minimap.Visible": False,
     "Comfy.Graph.CanvasInfo": False,
-    "Comfy.Workflow.Persist": False,
 }
 
 # A node's rectangle on the screen.
@@ -55,9 +54,9 @@ node => {
 
 # The text that a user can read within a node's frame: lines that its scrolled or clipped
 # surroundings cut off do not count, and neither does what lies outside the frame.
-_TEXT_IN = f"""
-type => {{
-  const frame = ({_FRAME})(app.graph._nodes.find(node => node.type === type));""" + """
+_TEXT_IN = """
+type => {
+  const frame = (FRAME)(app.graph._nodes.find(node => node.type === type));
   const within = (a, b) =>
     a.left > b.left - 2 && a.top > b.top - 2 && a.right < b.right + 2 && a.bottom < b.bottom + 2;
   const readable = text => {
@@ -80,7 +79,7 @@ type => {{
   }
   return found.join("\\n");
 }
-"""
+""".replace("FRAME", _FRAME)
 
 _OVERLAPS = f"""
 () => {{
@@ -209,8 +208,9 @@ class Page:
         Calls while_running about ten times a second. Raises AssertionError unless all went well.
         """
         self.tab.evaluate("window.lora2Test.ended = null; window.lora2Test.outputs = {}")
-        accepted = self.tab.evaluate("async () => await app.queuePrompt(0)")
-        assert accepted is not False, self.complaints()
+        self.tab.evaluate("async () => { await app.queuePrompt(0); }")
+        refused = self.tab.evaluate("app.lastNodeErrors")
+        assert not refused, refused
         deadline = time.monotonic() + timeout
         while (ended := self.tab.evaluate("window.lora2Test.ended")) is None:
             assert time.monotonic() < deadline, f"not done after {timeout} s; {self.complaints()}"
@@ -220,18 +220,22 @@ class Page:
         return self.tab.evaluate("window.lora2Test.outputs")
 
     def complaints(self) -> list[str]:
-        """What troubles a user: dialogs, error toasts, and console errors that name the pack.
+        """What troubles a user: dialogs, warning toasts, and console errors that name the pack.
 
         For help the page looks into a folder of the language first; that it is not there is fine.
         """
         shown = self.tab.evaluate(
-            """[...document.querySelectorAll("[role=dialog], .p-toast-message-error")]
+            """[...document.querySelectorAll(
+                "[role=dialog], .p-toast-message-error, .p-toast-message-warn")]
               .filter(element => element.checkVisibility()).map(element => element.innerText)"""
         )
         ours = [text for text in self._console if "lora2" in text.lower()]
         return shown + [text for text in ours if f"{PACK}/docs/" not in text]
 
-    def forget_complaints(self) -> None:
+    def clean(self) -> None:
+        """Closes what an earlier test left open, and forgets what went wrong in it."""
+        for _ in range(2):
+            self.tab.keyboard.press("Escape")
         self._console.clear()
 
     def screenshot(self, path: Path) -> None:

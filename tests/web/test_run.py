@@ -2,6 +2,7 @@
 
 import re
 
+import pytest
 from host import checkpoints
 from web.page import RENDERERS, template
 
@@ -16,11 +17,16 @@ def test_train_then_generate(page, web_host):
     page.set("LoRA2Train", preset="small", steps=3, seed=seed, training_dtype="fp32")
     page.set("LoRA2Save", prefix=f"lora2/{page.renderer}")
     seen = set()
-    page.run(lambda: seen.update(page.text_in("LoRA2Train").splitlines()))
-    progress = re.compile(r"step \d/3 · loss \d\.\d{4} · mean rank \d+\.\d")
-    assert any(map(progress.fullmatch, seen)), seen
-    assert progress.search(page.text_in("LoRA2Train")), "the text went when training was over"
-    name = re.search(r"saved (\S+) \(", page.text_in("LoRA2Save"))[1]
+    outputs = page.run(lambda: seen.update(page.text_in("LoRA2Train").splitlines()))
+    said = outputs[page.node_id("LoRA2Save")]["text"][0]
+    name = re.fullmatch(r"saved (\S+) \(.*\)", said)[1]
+    # there, "Nodes 2.0" shows no node's text at all
+    shows_text = page.renderer == "classic" or not web_host.version.startswith("0.8.")
+    if shows_text:
+        progress = re.compile(r"step \d/3 · loss \d\.\d{4} · mean rank \d+\.\d")
+        assert any(map(progress.fullmatch, seen)), seen
+        assert progress.search(page.text_in("LoRA2Train")), "the text went with the training"
+        assert said in page.text_in("LoRA2Save")
     assert (web_host.base / "models" / "loras" / name).is_file()
     assert page.overlaps() == []  # nodes grow when they have something to show
 
@@ -31,8 +37,12 @@ def test_train_then_generate(page, web_host):
     page.set("EmptyLatentImage", width=128, height=128)
     page.set("KSampler", steps=2)
     outputs = page.run()
-    assert "matched 168 of 168 components" in page.text_in("LoRA2Load")
+    fitted = "matched 168 of 168 components"
+    assert outputs[page.node_id("LoRA2Load")]["text"] == [fitted]
+    assert fitted in page.text_in("LoRA2Load") or not shows_text
     picture = outputs[page.node_id("SaveImage")]["images"][0]
     assert web_host.image(picture).size == (128, 128)
     assert page.overlaps() == []
     assert page.complaints() == []
+    if not shows_text:
+        pytest.skip("ran, but this page's Nodes 2.0 shows no node's progress text")
