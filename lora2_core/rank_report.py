@@ -16,8 +16,8 @@ FORMAT = 1
 def report(state: LoraState) -> dict:
     """Ranks and sizes of an adapter in memory.
 
-    {"format", "method", "components": [{name, rank, shape [m, n…], alpha, nu, bytes}…], "totals":
-    {components, bytes, parameters, mean_rank, weighted_mean_rank, min_rank, max_rank, rank_one}}.
+    {"format", "method", "totals": {components, bytes, parameters, mean_rank, weighted_mean_rank,
+    min_rank, max_rank, rank_one}, "components": [{name, rank, shape [m, n…], alpha, nu, bytes}…]}.
     alpha is null where the file has none (scale 1); nu and method are null where unknown. bytes
     count factors and alpha as they are held. weighted_mean_rank weighs each component by its
     parameters a unit of rank, m + n. Raises LoRA2Error for what adapter_file.components refuses.
@@ -72,7 +72,7 @@ def _report(
         "max_rank": max(ranks),
         "rank_one": ranks.count(1),
     }
-    return {"format": FORMAT, "method": method, "components": rows, "totals": totals}
+    return {"format": FORMAT, "method": method, "totals": totals, "components": rows}
 
 
 def _held(tensor: Tensor) -> int:
