@@ -32,7 +32,8 @@ def _inputs() -> list:
             "method",
             options=list(METHODS),
             default=_D.method,
-            tooltip="lora2 learns the rank of every layer; lora keeps r_init for all.",
+            tooltip="lora2 learns the rank of every layer; ac_lora replaces, ten times a "
+            "run, the directions that carry little by noise; lora keeps r_init for all.",
         ),
         integer(
             "steps",
