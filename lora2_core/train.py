@@ -27,7 +27,8 @@ class StepInfo:
     """What on_step is told after each optimiser step.
 
     step: steps done, from 1. loss: prediction loss of this step. entropy: mean cross-attention
-    entropy in nats, or None. ranks: one a component, in the network's order. seconds: since start.
+    entropy in nats, or None. ranks: one a component, in the network's order. parameters: of a
+    file of these ranks. seconds: since start.
     """
 
     step: int
@@ -35,7 +36,13 @@ class StepInfo:
     loss: float
     entropy: float | None
     ranks: tuple[int, ...]
+    parameters: int
     seconds: float
+
+    @property
+    def megabytes(self) -> float:
+        """Size of the factors in half precision."""
+        return 2 * self.parameters / 1e6
 
     @property
     def mean_rank(self) -> float:
@@ -145,7 +152,12 @@ def train(
                 mean_entropy = entropy_sum / len(step_batches) if probe is not None else None
                 seconds = time.monotonic() - started
                 ranks = tuple(method.ranks())
-                on_step(StepInfo(step + 1, config.steps, loss, mean_entropy, ranks, seconds))
+                size = sum(
+                    rank * (adapter.in_features + adapter.out_features)
+                    for rank, adapter in zip(ranks, adapters, strict=True)
+                )
+                info = StepInfo(step + 1, config.steps, loss, mean_entropy, ranks, size, seconds)
+                on_step(info)
         return result()
 
 

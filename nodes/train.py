@@ -1,13 +1,12 @@
 """LoRA² Train."""
 
-from dataclasses import asdict
-
 from comfy_api.latest import io
 
 from ..lora2_core import adapter_file, rank_report
 from ..lora2_core.config import DTYPES, MAX_RANK, METHODS, PRESETS, TARGETS, TrainConfig
 from ..lora2_core.data import batches, check_examples
 from ..lora2_core.errors import LoRA2Error
+from ..lora2_core.packing import pack_result
 from ..lora2_core.train import TrainingDiverged, TrainResult, train
 from . import host
 from .sockets import ADVANCED, CATEGORY, LoraModel, LossMap, RankReport
@@ -214,7 +213,7 @@ class LoRA2Train(io.ComfyNode):
                 result = train(denoiser, order, config, progress)
         except TrainingDiverged as error:
             raise LoRA2Error(f"{error}. {_rescue(error.result)}") from error
-        lora = _pack(result)
+        lora = pack_result(result)
         return io.NodeOutput(
             lora, {"loss": result.losses}, rank_report.report(lora), result.steps
         )
@@ -236,18 +235,10 @@ def _dataset(model, latents, conditioning, what: str) -> list:
     return found
 
 
-def _pack(result: TrainResult) -> adapter_file.LoraState:
-    config = result.config
-    metadata = adapter_file.training_metadata(
-        method=config.method, settings=asdict(config), ranks=result.ranks, steps=result.steps
-    )
-    return adapter_file.pack(result.factors, metadata=metadata)
-
-
 def _rescue(result: TrainResult) -> str:
     """Saves what was good before the loss broke, and says where."""
     if result.steps == 0:
         return "Nothing was trained before that"
     path = adapter_file.free_name(host.output_folder(), "lora2_rescued")
-    adapter_file.write(_pack(result), path, precision="fp32")
+    adapter_file.write(pack_result(result), path, precision="fp32")
     return f"The adapter of step {result.steps} is kept as {path.name} in the output folder"

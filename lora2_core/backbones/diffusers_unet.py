@@ -13,7 +13,7 @@ BETA_START, BETA_END = 0.00085, 0.012  # SDXL's scaled-linear schedule
 
 
 class DiffusersUNet:
-    """Meets denoiser.Denoiser. ε-prediction on SDXL's schedule.
+    """Meets denoiser.Denoiser. ε- or v-prediction on SDXL's schedule.
 
     conditioning: context [b, tokens, c], pooled [b, p], time_ids [b, 6] (original size, crop,
     target size, as SDXL has them).
@@ -21,7 +21,8 @@ class DiffusersUNet:
 
     timesteps = TIMESTEPS
 
-    def __init__(self, unet: UNet2DConditionModel):
+    def __init__(self, unet: UNet2DConditionModel, predicts_v: bool = False):
+        self.predicts_v = predicts_v
         self.network = unet.requires_grad_(False).eval()
         kinds = ("BasicTransformerBlock", "ResnetBlock2D")
         self.blocks: list[nn.Module] = [m for m in unet.modules() if type(m).__name__ in kinds]
@@ -33,12 +34,14 @@ class DiffusersUNet:
         return self.network.device
 
     def corrupt(self, latents: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """x_t = √ᾱ x_0 + √(1−ᾱ) ε, and ε."""
+        """x_t = √ᾱ x_0 + √(1−ᾱ) ε, and ε or v = √ᾱ ε − √(1−ᾱ) x_0."""
         alpha = self._alphas.to(latents.device)[t].view(-1, 1, 1, 1)
-        return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise, noise
+        signal, rest = alpha.sqrt(), (1 - alpha).sqrt()
+        noisy = signal * latents + rest * noise
+        return noisy, signal * noise - rest * latents if self.predicts_v else noise
 
     def predict(self, noisy: Tensor, t: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
-        """ε [b, c, h, w]."""
+        """ε or v [b, c, h, w]."""
         return self.network(
             noisy,
             t,

@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..backbones.diffusers_unet import DiffusersUNet
+from ..backbones.pictures import to_tensor
 from ..data import Example
 from . import sampling
 from .checkpoint import DemoModel
@@ -51,11 +52,6 @@ def draw(
     )
     decoded = model.decode(latents).add(1).mul(127.5).round().byte().permute(0, 2, 3, 1)
     return [Image.fromarray(picture) for picture in decoded.numpy()]
-
-
-def to_tensor(picture: np.ndarray) -> Tensor:
-    """uint8 [h, w, 3] → [1, 3, h, w] in −1..1."""
-    return torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float().div(127.5).sub(1)
 
 
 def _joined(conditionings: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

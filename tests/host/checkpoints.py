@@ -47,8 +47,8 @@ def place(host: ComfyHost, name: str) -> str:
     if not file.exists():
         shapes = {PREFIX + key: shape for key, shape in unet_shapes(UNETS[name]).items()}
         if name == COMPLETE:
-            shapes |= dict(_clip_l("conditioner.embedders.0.transformer.text_model."))
-            shapes |= dict(_clip_g("conditioner.embedders.1.model."))
+            shapes |= dict(clip_l("conditioner.embedders.0.transformer.text_model."))
+            shapes |= dict(clip_g("conditioner.embedders.1.model."))
             shapes |= dict(_taesd("first_stage_model."))
         save_file(random_weights(shapes), file)
     return file.name
@@ -88,9 +88,11 @@ def _cut(pool: torch.Tensor, start: int, count: int) -> torch.Tensor:
     return torch.cat(pieces)
 
 
-def _clip_l(prefix: str, width: int = 768, layers: int = 12) -> Iterator[tuple[str, Shape]]:
+def clip_l(
+    prefix: str, width: int = 768, layers: int = 12, words: int = _VOCABULARY
+) -> Iterator[tuple[str, Shape]]:
     """The names of transformers' CLIPTextModel."""
-    yield f"{prefix}embeddings.token_embedding.weight", (_VOCABULARY, width)
+    yield f"{prefix}embeddings.token_embedding.weight", (words, width)
     yield f"{prefix}embeddings.position_embedding.weight", (_POSITIONS, width)
     for i in range(layers):
         layer = f"{prefix}encoder.layers.{i}."
@@ -103,9 +105,11 @@ def _clip_l(prefix: str, width: int = 768, layers: int = 12) -> Iterator[tuple[s
     yield from _affine(f"{prefix}final_layer_norm", (width,))
 
 
-def _clip_g(prefix: str, width: int = 1280, layers: int = 32) -> Iterator[tuple[str, Shape]]:
+def clip_g(
+    prefix: str, width: int = 1280, layers: int = 32, words: int = _VOCABULARY
+) -> Iterator[tuple[str, Shape]]:
     """The names of OpenCLIP, as in published SDXL checkpoints."""
-    yield f"{prefix}token_embedding.weight", (_VOCABULARY, width)
+    yield f"{prefix}token_embedding.weight", (words, width)
     yield f"{prefix}positional_embedding", (_POSITIONS, width)
     for i in range(layers):
         layer = f"{prefix}transformer.resblocks.{i}."

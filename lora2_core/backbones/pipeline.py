@@ -1,0 +1,196 @@
+"""SDXL and KOALA without ComfyUI: a diffusers folder or a single-file checkpoint."""
+
+import json
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers.schedulers import EulerDiscreteScheduler
+from PIL import Image
+from safetensors.torch import load_file
+
+from ..data import Example
+from ..errors import LoRA2Error
+from ..file_header import read_header
+from . import single_file
+from .diffusers_unet import BETA_END, BETA_START, TIMESTEPS, DiffusersUNet, state_names
+from .pictures import to_tensor
+
+RESOLUTION = 1024  # px, the side of pictures that SDXL is made for
+_PIPELINE = "StableDiffusionXLPipeline"
+
+
+class PipelineBackbone:
+    """A pipeline's UNet as a denoiser, and its encoders for pictures and captions.
+
+    denoiser: meets denoiser.Denoiser.
+    """
+
+    def __init__(self, pipeline: StableDiffusionXLPipeline):
+        config = pipeline.scheduler.config
+        _check_schedule(config)
+        if pipeline.vae.dtype != torch.float32:
+            pipeline.vae.to(torch.float32)  # SDXL's overflows in fp16
+        self._pipeline = pipeline
+        self.denoiser = DiffusersUNet(pipeline.unet, config.prediction_type == "v_prediction")
+
+    @torch.no_grad()
+    def example(self, picture: Image.Image, caption: str) -> Example:
+        """A square RGB picture and its caption, encoded; on the CPU in fp32."""
+        pipeline = self._pipeline
+        device = pipeline.vae.device
+        context, _, pooled, _ = pipeline.encode_prompt(
+            caption, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
+        )
+        latent = pipeline.vae.encode(to_tensor(picture).to(device)).latent_dist.mode()
+        latent = latent * pipeline.vae.config.scaling_factor
+        width, height = picture.size
+        sizes = torch.tensor([[height, width, 0, 0, height, width]]).float()
+        told = {"context": context, "pooled": pooled, "time_ids": sizes}
+        return Example(latent.cpu(), {name: value.float().cpu() for name, value in told.items()})
+
+    def forget_encoders(self) -> None:
+        """Frees VAE and text encoders, once everything is encoded."""
+        del self._pipeline
+
+
+def load_folder(folder: Path, *, device: torch.device, dtype: torch.dtype) -> PipelineBackbone:
+    """A diffusers folder. Raises LoRA2Error, naming the kind, if it is not of the SDXL family."""
+    index = folder / "model_index.json"
+    try:
+        kind = json.loads(index.read_text())["_class_name"]
+    except (OSError, ValueError, KeyError) as error:
+        raise LoRA2Error(
+            f"{folder} is no diffusers folder: model_index.json is missing or broken; give the "
+            "folder that holds it, or a .safetensors checkpoint"
+        ) from error
+    if kind != _PIPELINE:
+        raise LoRA2Error(f"{folder} holds a {kind}, which cannot be trained; give SDXL or KOALA")
+    try:
+        with _one_word_for_dtype():
+            pipeline = StableDiffusionXLPipeline.from_pretrained(
+                folder, torch_dtype=dtype, local_files_only=True
+            )
+    except (OSError, ValueError) as error:
+        raise LoRA2Error(f"{folder} cannot be loaded: {error}") from error
+    if pipeline.unet.config.in_channels != 4:
+        raise LoRA2Error(
+            f"{folder} holds a UNet of {pipeline.unet.config.in_channels} input channels, which "
+            "cannot be trained; give SDXL or KOALA"
+        )
+    return PipelineBackbone(pipeline.to(device))
+
+
+def load_checkpoint(
+    file: Path, tokenizer: Path | None, *, device: torch.device, dtype: torch.dtype
+) -> PipelineBackbone:
+    """A single-file checkpoint, which has every part but the tokenizer.
+
+    tokenizer: a folder with vocab.json and merges.txt of CLIP. Raises LoRA2Error for a broken
+    file, a model of another kind (named), or a folder without tokenizer.
+    """
+    shapes = {name: tuple(info.shape) for name, info in read_header(file).tensors.items()}
+    if "ztsnr" in shapes:
+        raise LoRA2Error(f"{file.name} has a zero-terminal-SNR schedule, which cannot be trained")
+    config = single_file.unet_config(shapes)
+    if tokenizer is None or not (tokenizer / "vocab.json").is_file():
+        raise LoRA2Error(
+            f"tokenizer is {tokenizer}; a single-file checkpoint needs a folder with CLIP's "
+            "vocab.json and merges.txt: ComfyUI has one in comfy/sd1_tokenizer, a diffusers "
+            "folder in tokenizer"
+        )
+    with tempfile.TemporaryDirectory() as folder, _one_word_for_dtype():
+        _write_configs(Path(folder), shapes, tokenizer, predicts_v="v_pred" in shapes)
+        pipeline = StableDiffusionXLPipeline.from_single_file(
+            str(file),
+            config=folder,
+            unet=_unet(file, config, dtype),
+            torch_dtype=dtype,
+            local_files_only=True,
+        )
+    return PipelineBackbone(pipeline.to(device))
+
+
+@contextmanager
+def _one_word_for_dtype() -> Iterator[None]:
+    """Newer versions of diffusers warn of `torch_dtype`, which older ones alone understand."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch_dtype` is deprecated", FutureWarning)
+        yield
+
+
+def _unet(file: Path, config: dict, dtype: torch.dtype) -> UNet2DConditionModel:
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**config)
+    state = load_file(file)
+    weights = {
+        key: state[single_file.UNET + name].to(dtype) for key, name in state_names(unet).items()
+    }
+    unet.load_state_dict(weights, assign=True)
+    return unet
+
+
+def _write_configs(folder: Path, shapes, tokenizer: Path, predicts_v: bool) -> None:
+    """What from_single_file asks for beside the weights: every part's configuration."""
+    from transformers import CLIPTextConfig, CLIPTokenizer
+
+    encoders = (
+        ("text_encoder", single_file.CLIP_L, "encoder.layers"),
+        ("text_encoder_2", single_file.CLIP_G, "transformer.resblocks"),
+    )
+    for name, prefix, layer in encoders:
+        config = single_file.text_config(shapes, prefix, layer)
+        CLIPTextConfig(**config).save_pretrained(folder / name)
+    longest = config["max_position_embeddings"]
+    words = CLIPTokenizer.from_pretrained(tokenizer, model_max_length=longest)
+    words.save_pretrained(folder / "tokenizer")
+    words.pad_token = words.convert_ids_to_tokens(0)
+    words.save_pretrained(folder / "tokenizer_2")
+    with torch.device("meta"):
+        vae = AutoencoderKL(**single_file.vae_config(shapes))
+    vae.save_config(folder / "vae")
+    EulerDiscreteScheduler(
+        num_train_timesteps=TIMESTEPS,
+        beta_start=BETA_START,
+        beta_end=BETA_END,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction" if predicts_v else "epsilon",
+    ).save_config(folder / "scheduler")
+    index = {
+        "_class_name": _PIPELINE,
+        "_diffusers_version": "0.31.0",
+        "scheduler": ["diffusers", "EulerDiscreteScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "tokenizer_2": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index))
+
+
+def _check_schedule(config) -> None:
+    expected = {
+        "num_train_timesteps": TIMESTEPS,
+        "beta_start": BETA_START,
+        "beta_end": BETA_END,
+        "beta_schedule": "scaled_linear",
+    }
+    for name, value in expected.items():
+        if config.get(name, value) != value:
+            raise LoRA2Error(
+                f"the scheduler's {name} is {config[name]}, SDXL's is {value}; this schedule "
+                "cannot be trained"
+            )
+    kind = config.get("prediction_type", "epsilon")
+    if kind not in ("epsilon", "v_prediction") or config.get("rescale_betas_zero_snr"):
+        raise LoRA2Error(
+            f"the scheduler has prediction_type {kind} and rescale_betas_zero_snr "
+            f"{config.get('rescale_betas_zero_snr', False)}; only epsilon and v_prediction "
+            "without rescaling can be trained"
+        )

@@ -1,0 +1,30 @@
+"""Show the ranks of an adapter."""
+
+import argparse
+import json
+from pathlib import Path
+
+from ..file_header import read_header, shown
+from ..rank_report import report_from_header
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, help="a LoRA (.safetensors) of any origin")
+    parser.add_argument("--json", action="store_true", help="all of it, for other programs")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Reads the header alone, so that a file of gigabytes takes no longer."""
+    report = report_from_header(read_header(options.file))
+    if options.json:
+        print(json.dumps(report, indent=1))
+        return
+    totals = report["totals"]
+    print(
+        f"{options.file.name}: {totals['components']} components, {totals['bytes'] / 1e6:.2f} MB\n"
+        f"rank {totals['min_rank']} to {totals['max_rank']}, mean {totals['mean_rank']:.2f}, "
+        f"{totals['rank_one']} of rank 1"
+    )
+    for row in report["components"]:
+        size = "×".join(map(str, row["shape"]))
+        print(f"{row['rank']:5d}  {size:<16} {shown(row['name'])}")

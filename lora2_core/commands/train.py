@@ -1,0 +1,277 @@
+"""Train an adapter on a folder of pictures."""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from .. import adapter_file
+from ..backbones.pictures import read_folder
+from ..backbones.pipeline import RESOLUTION, load_checkpoint, load_folder
+from ..config import AC_MODES, DTYPES, METHODS, PRESETS, TARGETS, TrainConfig
+from ..data import Example, batches, check_examples
+from ..demo_model.backbone import DemoBackbone
+from ..demo_model.shapes import PICTURE
+from ..errors import LoRA2Error
+from ..file_layout import PRECISIONS
+from ..packing import pack_result
+from ..train import TrainingDiverged, TrainResult, train
+from .progress import Progress
+
+_D = TrainConfig()
+_MULTIPLE = 32  # of pixels: the VAE's factor 8, and two halvings in the UNet
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    data = parser.add_argument_group("what to train on")
+    data.add_argument(
+        "--model",
+        required=True,
+        help="`demo` for the bundled model, a diffusers folder, or a single-file SDXL or KOALA "
+        "checkpoint (.safetensors)",
+    )
+    data.add_argument(
+        "--tokenizer",
+        type=Path,
+        help="folder with CLIP's vocab.json and merges.txt, "
+        "for a single-file checkpoint (comfy/sd1_tokenizer of a ComfyUI)",
+    )
+    data.add_argument(
+        "--images",
+        type=Path,
+        required=True,
+        help="folder of four to six pictures or more; a .txt file beside a picture is its caption",
+    )
+    data.add_argument(
+        "--prompt",
+        help='caption of all other pictures, such as "a sks dog": a rare '
+        "word for the individual, and its class",
+    )
+    data.add_argument(
+        "--resolution",
+        type=int,
+        help="side of the square that pictures are cut to (default: what the model was made for)",
+    )
+    data.add_argument(
+        "--prior-images",
+        type=Path,
+        help="folder of pictures of the class in general: they keep the model from forgetting it",
+    )
+    data.add_argument("--prior-prompt", help='their caption, such as "a dog"')
+    data.add_argument("--prior-weight", type=float, default=1.0, help="weight of the loss on them")
+
+    out = parser.add_argument_group("what to write")
+    out.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="the adapter (.safetensors); an existing file is never replaced",
+    )
+    out.add_argument("--precision", choices=PRECISIONS, default="fp16")
+    out.add_argument("--trigger-words", default="", help="noted in the file, separated by commas")
+
+    method = parser.add_argument_group("how to train")
+    method.add_argument(
+        "--preset",
+        choices=PRESETS,
+        default="balanced",
+        help="starting and highest rank: balanced 64/128, paper 512/512, small 16/32",
+    )
+    method.add_argument(
+        "--method",
+        choices=METHODS,
+        default=_D.method,
+        help="lora2 learns the rank "
+        "of every layer; ac_lora replaces directions that carry little by noise, "
+        "again and again; lora keeps one rank",
+    )
+    method.add_argument(
+        "--steps",
+        type=int,
+        default=_D.steps,
+        help="the paper: 500 for SDXL, 800 for KOALA, 1000 for lora",
+    )
+    method.add_argument("--learning-rate", type=float, default=_D.learning_rate)
+    method.add_argument("--r-init", type=int, help="starting rank, instead of the preset's")
+    method.add_argument("--r-max", type=int, help="highest rank, instead of the preset's")
+    method.add_argument(
+        "--r-target",
+        type=float,
+        default=_D.r_target,
+        help="rank towards which every layer is pulled",
+    )
+    method.add_argument(
+        "--lambda-r",
+        type=float,
+        default=_D.lambda_r,
+        help="how strongly; higher makes smaller files",
+    )
+    method.add_argument(
+        "--lambda-e",
+        type=float,
+        default=_D.lambda_e,
+        help="weight of the cross-attention entropy; 0 leaves it out",
+    )
+    method.add_argument(
+        "--ac-mode",
+        choices=AC_MODES,
+        default=_D.ac_mode,
+        help="ac_lora: cut the product of the factors, or each apart as in its paper",
+    )
+    method.add_argument("--targets", choices=TARGETS, default=_D.targets)
+    method.add_argument("--batch-size", type=int, default=_D.batch_size)
+    method.add_argument("--gradient-accumulation", type=int, default=_D.gradient_accumulation)
+    method.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default=_D.dtype,
+        help="of the forward pass; the adapter itself is always fp32",
+    )
+    method.add_argument(
+        "--no-gradient-checkpointing",
+        dest="gradient_checkpointing",
+        action="store_false",
+        help="faster, with more memory",
+    )
+    method.add_argument("--seed", type=int, default=_D.seed)
+    method.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Checks everything that can be checked first, then loads, encodes, trains and writes."""
+    config = _config(options)
+    _check_out(options.out)
+    if (options.prior_images is None) != (options.prior_prompt is None):
+        raise LoRA2Error("prior-images and prior-prompt go together; give both or neither")
+    started = time.time()
+    side = _side(options)
+    pictures = _pictures(options.images, options.prompt, side)
+    others = []
+    if options.prior_images is not None:
+        others = _pictures(options.prior_images, options.prior_prompt, side)
+    backbone = load(options)
+    own, prior = _examples(backbone, pictures), _examples(backbone, others)
+    backbone.forget_encoders()
+    order = batches(
+        own,
+        batch_size=config.batch_size,
+        accumulation=config.gradient_accumulation,
+        seed=config.seed,
+        prior=prior,
+        prior_weight=options.prior_weight,
+    )
+    facts = {
+        "trigger_words": options.trigger_words,
+        "train_images": len(own),
+        "resolution": (side, side),
+        "started_at": started,
+    }
+    try:
+        result = train(backbone.denoiser, order, config, Progress())
+    except TrainingDiverged as error:
+        raise LoRA2Error(f"{error}. {_rescue(error.result, options.out, facts)}") from error
+    state = pack_result(result, **facts)
+    path = adapter_file.write(state, options.out, precision=options.precision)
+    ranks = sorted(rank for _, rank in result.ranks.values())
+    print(
+        f"saved {path} ({path.stat().st_size / 1e6:.2f} MB, {len(ranks)} components of rank "
+        f"{ranks[0]} to {ranks[-1]}, mean {sum(ranks) / len(ranks):.1f})"
+    )
+
+
+def load(options: argparse.Namespace):
+    """The backbone behind --model; raises LoRA2Error, naming it, for what cannot be trained."""
+    if options.model == "demo":
+        return DemoBackbone()
+    path = Path(options.model)
+    device = _device(options.device)
+    dtype = torch.float32 if device.type == "cpu" else _DTYPES[options.dtype]
+    if path.is_dir():
+        return load_folder(path, device=device, dtype=dtype)
+    if not path.exists():
+        raise LoRA2Error(f"{path} does not exist; give `demo`, a folder or a .safetensors file")
+    return load_checkpoint(path, options.tokenizer, device=device, dtype=dtype)
+
+
+def _side(options: argparse.Namespace) -> int:
+    side = options.resolution
+    if side is None:
+        return PICTURE if options.model == "demo" else RESOLUTION
+    if side < _MULTIPLE or side % _MULTIPLE:
+        raise LoRA2Error(f"resolution is {side}; choose a multiple of {_MULTIPLE}")
+    return side
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise LoRA2Error(f"device {name!r} cannot be used ({error}); choose cpu or cuda") from None
+    return device
+
+
+def _config(options: argparse.Namespace) -> TrainConfig:
+    names = (
+        "method",
+        "steps",
+        "learning_rate",
+        "r_target",
+        "lambda_r",
+        "lambda_e",
+        "ac_mode",
+        "targets",
+        "batch_size",
+        "gradient_accumulation",
+        "dtype",
+        "gradient_checkpointing",
+        "seed",
+    )
+    chosen = {name: getattr(options, name) for name in names}
+    given = {"r_init": options.r_init, "r_max": options.r_max}
+    chosen |= {name: rank for name, rank in given.items() if rank is not None}
+    return TrainConfig.preset(options.preset, **chosen)
+
+
+def _check_out(out: Path) -> None:
+    """Before hours of training, not after."""
+    if out.suffix.lower() != adapter_file.SUFFIX:
+        raise LoRA2Error(f"out is {out}; choose a name ending in {adapter_file.SUFFIX}")
+    if out.exists():
+        raise LoRA2Error(f"{out} exists already and was not touched; choose another name")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LoRA2Error(f"{out.parent} cannot be made: {error.strerror}") from None
+    if not os.access(out.parent, os.W_OK):
+        raise LoRA2Error(f"{out.parent} cannot be written to; choose another folder")
+
+
+def _pictures(folder: Path, prompt: str | None, side: int) -> list[tuple[Image.Image, str]]:
+    found = read_folder(folder, prompt, side)
+    for reason in found.skipped:
+        print(f"skipped {reason}", file=sys.stderr)
+    print(f"{len(found.pictures)} pictures in {folder}", flush=True)
+    return found.pictures
+
+
+def _examples(backbone, pictures: list[tuple[Image.Image, str]]) -> list[Example]:
+    examples = [backbone.example(picture, caption) for picture, caption in pictures]
+    if examples:
+        check_examples(examples, backbone.denoiser.network.config.in_channels)
+    return examples
+
+
+def _rescue(result: TrainResult, out: Path, facts: dict) -> str:
+    """Writes what was good before the loss broke, and says where."""
+    if result.steps == 0:
+        return "Nothing was trained before that"
+    path = adapter_file.write_new(
+        pack_result(result, **facts), out.parent, f"{out.stem}_rescued", precision="fp32"
+    )
+    return f"The adapter of step {result.steps} is kept as {path}"

@@ -1,0 +1,23 @@
+"""The bundled model as something to train on, like any other checkpoint."""
+
+import numpy as np
+from PIL import Image
+
+from ..backbones.diffusers_unet import DiffusersUNet
+from ..data import Example
+from . import bundled, checkpoint, studio
+
+
+class DemoBackbone:
+    """Meets what backbones.pipeline.PipelineBackbone meets."""
+
+    def __init__(self):
+        self._model = checkpoint.load(bundled.weights())
+        self.denoiser = DiffusersUNet(self._model.unet)
+
+    def example(self, picture: Image.Image, caption: str) -> Example:
+        """A square RGB picture and its caption, encoded."""
+        return studio.examples(self._model, [(np.array(picture), caption)])[0]
+
+    def forget_encoders(self) -> None:
+        """They are too small to be worth it."""
