@@ -42,13 +42,21 @@ def find_layers(network: nn.Module, targets: str) -> dict[str, nn.Module]:
     return found
 
 
-def cross_attention_layers(network: nn.Module) -> list[nn.Module]:
-    """Every text cross-attention (`attn2`), in the network's order."""
-    return [
-        module
+def cross_attention_layers(network: nn.Module) -> dict[str, nn.Module]:
+    """Every text cross-attention (`attn2`), by module name, in the network's order."""
+    return {
+        name: module
         for name, module in network.named_modules()
         if name.endswith(".attn2") and hasattr(module, "to_q") and hasattr(module, "heads")
-    ]
+    }
+
+
+def file_order(name: str) -> list[tuple[int, int | str]]:
+    """Sorts single-file names by their parts, numbers as numbers: down, middle, up.
+
+    Libraries register a network's modules in orders of their own; a seed must not depend on that.
+    """
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in name.split(".")]
 
 
 def create_adapters(

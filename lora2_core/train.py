@@ -14,7 +14,7 @@ from .config import TrainConfig
 from .data import Batch
 from .denoiser import Denoiser
 from .errors import LoRA2Error
-from .inject import attached, create_adapters, cross_attention_layers
+from .inject import attached, create_adapters, cross_attention_layers, file_order
 from .losses import prediction_loss
 from .methods import METHODS
 from .optimizer import RowAdamW
@@ -27,7 +27,7 @@ class StepInfo:
     """What on_step is told after each optimiser step.
 
     step: steps done, from 1. loss: prediction loss of this step. entropy: mean cross-attention
-    entropy in nats, or None. ranks: one a component, in the network's order. parameters: of a
+    entropy in nats, or None. ranks: one a component, in the file's order. parameters: of a
     file of these ranks. seconds: since start.
     """
 
@@ -94,7 +94,12 @@ def train(
     generator = torch.Generator().manual_seed(config.seed)
     kind = METHODS[config.method]
     highest = kind.highest_rank(config)
+
+    def place(name: str) -> list:
+        return file_order(denoiser.module_name(name))
+
     adapters = create_adapters(denoiser.network, config.targets, highest, denoiser.device)
+    adapters.sort(key=lambda adapter: place(adapter.name))
     method = kind(config, adapters)
     method.start(generator)
     optimizer = RowAdamW(
@@ -107,7 +112,8 @@ def train(
     scaler = torch.amp.GradScaler(denoiser.device.type, enabled=config.dtype == "fp16")
     probe = None
     if method.uses_entropy and config.lambda_e > 0:
-        layers = cross_attention_layers(denoiser.network)
+        found = cross_attention_layers(denoiser.network)
+        layers = [found[name] for name in sorted(found, key=place)]
         probe = EntropyProbe(layers, config.entropy_queries, config.seed) if layers else None
     losses: list[float] = []
     started = time.monotonic()

@@ -162,7 +162,8 @@ def clip(gradients, max_norm):
 
 
 def train(weights, names, frozen, blocks, heads, batches, config, generator, corrupt, timesteps):
-    """Trains toy.ToyNetwork. names: adapted layers in order; frozen: the other weights.
+    """Trains toy.ToyNetwork. names: adapted layers in the order of the file;
+    frozen: the other weights.
 
     Returns (list of the ranks after every step, losses, components).
     """

@@ -8,16 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 from diffusers.schedulers import EulerDiscreteScheduler
 from PIL import Image
-from safetensors.torch import load_file
 
 from ..data import Example
 from ..errors import LoRA2Error
 from ..file_header import read_header
 from . import single_file
-from .diffusers_unet import BETA_END, BETA_START, TIMESTEPS, DiffusersUNet, state_names
+from .diffusers_unet import BETA_END, BETA_START, TIMESTEPS, DiffusersUNet
 from .pictures import to_tensor
 
 RESOLUTION = 1024  # px, the side of pictures that SDXL is made for
@@ -108,7 +107,7 @@ def load_checkpoint(
         pipeline = StableDiffusionXLPipeline.from_single_file(
             str(file),
             config=folder,
-            unet=_unet(file, config, dtype),
+            unet=single_file.read_unet(file, config, dtype),
             torch_dtype=dtype,
             local_files_only=True,
         )
@@ -121,17 +120,6 @@ def _one_word_for_dtype() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`torch_dtype` is deprecated", FutureWarning)
         yield
-
-
-def _unet(file: Path, config: dict, dtype: torch.dtype) -> UNet2DConditionModel:
-    with torch.device("meta"):
-        unet = UNet2DConditionModel(**config)
-    state = load_file(file)
-    weights = {
-        key: state[single_file.UNET + name].to(dtype) for key, name in state_names(unet).items()
-    }
-    unet.load_state_dict(weights, assign=True)
-    return unet
 
 
 def _write_configs(folder: Path, shapes, tokenizer: Path, predicts_v: bool) -> None:

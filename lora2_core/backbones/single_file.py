@@ -1,10 +1,12 @@
-"""What a single-file checkpoint of the SDXL family holds, read from names and shapes alone."""
+"""What a single-file checkpoint of the SDXL family holds, told from names and shapes."""
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from diffusers import UNet2DConditionModel
+from safetensors import safe_open
 
 from ..errors import LoRA2Error
 from .diffusers_unet import state_names
@@ -52,6 +54,17 @@ def unet_config(shapes: Shapes) -> dict:
     }
     _check_shapes(config, found)
     return config
+
+
+def read_unet(file: Path, config: dict, dtype: torch.dtype) -> UNet2DConditionModel:
+    """The UNet of a checkpoint whose unet_config is `config`, on the CPU."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**config)
+    names = state_names(unet)
+    with safe_open(str(file), "pt") as stored:
+        weights = {key: stored.get_tensor(UNET + name).to(dtype) for key, name in names.items()}
+    unet.load_state_dict(weights, assign=True)
+    return unet
 
 
 def text_config(shapes: Shapes, prefix: str, layer: str) -> dict:

@@ -65,7 +65,7 @@ def model(request):
 def gradients(model, checkpointing, queries=7, scale=1.0, weight=1.0):
     """(mse, entropy, gradient of every weight by name) of one pass."""
     network = model.network.requires_grad_(True)
-    probe = EntropyProbe(cross_attention_layers(network), queries, seed=3)
+    probe = EntropyProbe(list(cross_attention_layers(network).values()), queries, seed=3)
     with probe.attached(), blocks_checkpointed(model.blocks, probe, checkpointing):
         probe.begin()
         mse = model().square().mean()
@@ -121,7 +121,7 @@ def test_entropy_reaches_queries_and_keys_of_its_layer_but_not_values_or_outputs
 ):
     """Of the layer that runs last: no other entropy comes after its values and its output."""
     network = model.network.requires_grad_(True)
-    layers = cross_attention_layers(network)
+    layers = list(cross_attention_layers(network).values())
     probe = EntropyProbe(layers, 1000, seed=0)
     order = []
     with ExitStack() as stack:
@@ -148,7 +148,7 @@ def test_entropy_reaches_queries_and_keys_of_its_layer_but_not_values_or_outputs
 
 def test_every_layer_weighs_the_same_and_equals_the_naive_entropy():
     model = Toy()
-    layers = cross_attention_layers(model.network)
+    layers = list(cross_attention_layers(model.network).values())
     probe = EntropyProbe(layers, 1000, seed=0)
     seen = []
     with ExitStack() as stack:
@@ -168,7 +168,7 @@ def test_every_layer_weighs_the_same_and_equals_the_naive_entropy():
 
 def test_the_attention_output_is_untouched_by_the_probe(model):
     before = model()
-    probe = EntropyProbe(cross_attention_layers(model.network), 4, seed=0)
+    probe = EntropyProbe(list(cross_attention_layers(model.network).values()), 4, seed=0)
     with probe.attached(), blocks_checkpointed(model.blocks, probe, True):
         probe.begin()
         assert torch.equal(model(), before)
@@ -176,7 +176,7 @@ def test_the_attention_output_is_untouched_by_the_probe(model):
 
 def test_a_random_subset_of_the_queries_is_unbiased():
     model = Toy()
-    layers = cross_attention_layers(model.network)
+    layers = list(cross_attention_layers(model.network).values())
 
     def draws(queries, count):
         probe = EntropyProbe(layers, queries, seed=1)
@@ -204,7 +204,7 @@ def test_probe_and_checkpointing_leave_the_network_as_it_was(model):
         return hooks, [vars(m).get("forward") for m in model.network.modules()]
 
     before = state()
-    probe = EntropyProbe(cross_attention_layers(model.network), 4, seed=0)
+    probe = EntropyProbe(list(cross_attention_layers(model.network).values()), 4, seed=0)
     with (
         pytest.raises(KeyboardInterrupt),
         probe.attached(),

@@ -7,7 +7,13 @@ from torch import nn
 
 from lora2_core.adapter import Adapter
 from lora2_core.errors import LoRA2Error
-from lora2_core.inject import attached, create_adapters, cross_attention_layers, find_layers
+from lora2_core.inject import (
+    attached,
+    create_adapters,
+    cross_attention_layers,
+    file_order,
+    find_layers,
+)
 
 CPU = torch.device("cpu")
 
@@ -61,7 +67,7 @@ def test_a_network_without_such_layers_is_refused_by_its_name():
 
 def test_text_attention_is_found_in_order():
     net = toy.ToyNetwork(blocks=3)
-    assert cross_attention_layers(net) == [block.attn2 for block in net.blocks]
+    assert list(cross_attention_layers(net).values()) == [block.attn2 for block in net.blocks]
 
 
 def test_a_rank_above_a_layers_size_is_refused_with_its_name_and_size():
@@ -109,3 +115,10 @@ def test_a_half_precision_layer_keeps_its_dtype(dtype):
     assert out.dtype == dtype
     out.sum().backward()
     assert adapter.a.active.grad.dtype == torch.float32
+
+
+def test_the_order_of_a_file_counts_numbers_as_numbers():
+    names = ["output_blocks.0.1", "input_blocks.10.0", "middle_block.1", "input_blocks.9.1"]
+    assert sorted(names, key=file_order) == [
+        "input_blocks.9.1", "input_blocks.10.0", "middle_block.1", "output_blocks.0.1"
+    ]  # fmt: skip

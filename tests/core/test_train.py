@@ -168,7 +168,7 @@ def test_on_step_sees_every_step_and_the_result_repeats_it():
     assert seen[-1].mean_rank == sum(seen[-1].ranks) / 16
     assert all(0 < info.entropy < math.log(7) for info in seen)
     assert all(a.seconds <= b.seconds for a, b in pairwise(seen))
-    assert next(iter(result.factors)) == "toy.blocks.0.attn1.to_q"
+    assert next(iter(result.factors)) == "toy.blocks.0.attn1.to_k"
     for name, (down, up) in result.factors.items():
         assert down.shape[0] == up.shape[1] == result.ranks[name][1]
 

@@ -62,7 +62,7 @@ def run_naively(config):
     weights = {name.removesuffix(".weight"): p for name, p in denoiser.network.named_parameters()}
     return reference.train(
         weights,
-        [name for name in weights if ".attn" in name],
+        sorted(name for name in weights if ".attn" in name),  # two blocks: no number above 9
         {name: p.double() for name, p in weights.items()},
         blocks=2,
         heads=2,
