@@ -19,7 +19,7 @@ def main() -> None:
     stages = parser.add_subparsers(dest="stage", required=True)
     stage = stages.add_parser("pictures")
     stage.add_argument("--count", type=int, default=40000)
-    for name in ("autoencoder", "denoiser"):
+    for name in ("autoencoder", "decoder", "denoiser"):
         stage = stages.add_parser(name)
         stage.add_argument("--minutes", type=float, required=True)
         stage.add_argument("--cooldown", type=float, default=0.0, help="of them, at the end")
@@ -36,6 +36,8 @@ def main() -> None:
         pictures.draw(options.work, options.count, options.threads)
     elif options.stage == "autoencoder":
         autoencoder.train(options.work, options.minutes, options.cooldown)
+    elif options.stage == "decoder":
+        autoencoder.train_decoder(options.work, options.minutes, options.cooldown)
     elif options.stage == "latents":
         latents.encode(options.work)
     elif options.stage == "denoiser":

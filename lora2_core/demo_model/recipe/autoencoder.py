@@ -42,6 +42,29 @@ def train(work: Path, minutes: float, cooldown: float) -> None:
     )  # fmt: skip
 
 
+def train_decoder(work: Path, minutes: float, cooldown: float) -> None:
+    """Sharpens the decoder alone: what was encoded before stays valid, and so does the denoiser."""
+    torch.manual_seed(0)
+    pictures = open_pictures(work)
+    order = trunk.shuffled(len(pictures), _BATCH)
+    model = build_autoencoder().to(memory_format=torch.channels_last)
+    model.load_state_dict(trunk.latest(work, "autoencoder"))
+    model.encoder.requires_grad_(False)
+
+    def loss_of(model: nn.Module, step: int) -> Tensor:
+        batch = to_tensor(pictures[next(order).sort().values.numpy()])
+        with torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad():
+                latents = model.encode(batch).latents.float()
+            seen = model.decode(latents + _NOISE * torch.randn_like(latents)).sample.float()
+        return (seen - batch).abs().mean() + _differences(seen, batch)
+
+    trunk.run(
+        "decoder", work, model, loss_of,
+        learning_rate=_RATE, images_a_step=_BATCH, minutes=minutes, cooldown=cooldown,
+    )  # fmt: skip
+
+
 def _initialise(model: nn.Module) -> None:
     """He's scale all along the main path; residual branches start at zero."""
     for layer in model.modules():

@@ -17,10 +17,10 @@ def export(work: Path, file: Path) -> None:
     denoiser = Denoiser(len(tokenizer))
     denoiser.load_state_dict(trunk.latest(work, "denoiser"))
     autoencoder = build_autoencoder()
-    autoencoder.load_state_dict(trunk.latest(work, "autoencoder"))
+    names = ["autoencoder", "denoiser"]
+    if (work / "decoder.json").exists():  # the autoencoder with a better decoder
+        names.append("decoder")
+    autoencoder.load_state_dict(trunk.latest(work, "decoder" if "decoder" in names else names[0]))
     model = checkpoint.DemoModel(denoiser.unet, autoencoder, denoiser.text, tokenizer)
-    training = {
-        name: json.loads((work / f"{name}.json").read_text())
-        for name in ("autoencoder", "denoiser")
-    }
+    training = {name: json.loads((work / f"{name}.json").read_text()) for name in names}
     checkpoint.save(model, file, training)

@@ -91,13 +91,13 @@ def gate(work: Path, file: Path, count: int) -> dict[str, dict[str, float]]:
     rng = random.Random(_UNSEEN)
     scenes = [random_scene(rng) for _ in range(count)]
     truth = _truth(scenes)
-    renders = torch.cat([studio.to_tensor(render(scene, PICTURE)) for scene in scenes])
+    renders = to_tensor(np.stack([render(scene, PICTURE) for scene in scenes]))
     model = checkpoint.load(file)
     drawn = []
     for start in range(0, count, 50):
         prompts = [caption(scene) for scene in scenes[start : start + 50]]
         drawn += studio.draw(model, prompts, start)
-    pictures = torch.cat([studio.to_tensor(np.asarray(picture)) for picture in drawn])
+    pictures = to_tensor(np.stack([np.asarray(picture) for picture in drawn]))
     found = {"renders": _right(judge(renders), truth), "drawn": _right(judge(pictures), truth)}
     print(json.dumps(found, indent=2))
     return found
