@@ -10,6 +10,9 @@ COMMANDS = {
     "demo": "see the whole thing work, on a model that comes with it",
     "train": "train an adapter on a folder of pictures",
     "inspect": "show the ranks of an adapter",
+    "merge": "merge adapters of any ranks into one",
+    "compress": "make an adapter smaller, with the least loss",
+    "expand": "bring all components of an adapter to one rank",
 }
 
 

@@ -162,9 +162,13 @@ def components(state: Mapping[str, Tensor]) -> dict[str, Factors]:
     """
     note = file_metadata.read_peft_note(getattr(state, "metadata", {}))
     return {
-        stored.name: Factors(_down(state, stored), state[stored.up], _alpha(state, stored, note))
-        for stored in stored_components(seen(state))
+        stored.name: load_factors(state, stored, note) for stored in stored_components(seen(state))
     }
+
+
+def load_factors(state: Mapping[str, Tensor], stored: Stored, note: Mapping) -> Factors:
+    """One component; note: file_metadata.read_peft_note's of the whole adapter."""
+    return Factors(_down(state, stored), state[stored.up], _alpha(state, stored, note))
 
 
 def write(

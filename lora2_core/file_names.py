@@ -13,7 +13,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from .errors import LoRA2Error
-from .file_header import shown
+from .file_header import Header, shown
 
 _ROLES = {"down": "down", "A": "down", "up": "up", "B": "up", "mid": "mid"}
 _FACTOR = re.compile(
@@ -59,8 +59,19 @@ class Stored(NamedTuple):
     shape: tuple[int, ...]
 
 
+def seen_in_header(header: Header) -> dict[str, Seen]:
+    """What stored_components must know of an adapter in a file."""
+    return {
+        key: Seen(info.shape, info.dtype.startswith(("F", "BF")))
+        for key, info in header.tensors.items()
+    }
+
+
 def seen(state: Mapping[str, Tensor]) -> dict[str, Seen]:
-    """What stored_components must know of an adapter in memory."""
+    """The same of an adapter in memory, or of one that is read lazily."""
+    header = getattr(state, "header", None)
+    if header is not None:
+        return seen_in_header(header)
     return {key: Seen(tuple(t.shape), t.is_floating_point()) for key, t in state.items()}
 
 

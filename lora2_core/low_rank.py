@@ -34,21 +34,36 @@ def budget_ranks(sigmas: Sequence[Tensor], costs: Sequence[float], budget: float
     m + n. Every update keeps one rank; then the directions are taken in order of σ²/cost, each
     that still fits. Raises LoRA2Error if the budget does not hold one rank each.
     """
+    gains = sorted(
+        (-(value**2) / cost, index, place)
+        for index, (sigma, cost) in enumerate(zip(sigmas, costs, strict=True))
+        for place, value in enumerate(sigma.tolist())
+        if place > 0 and value > 0
+    )
+    return _bought([(index, place) for _, index, place in gains], costs, budget)
+
+
+def even_ranks(lengths: Sequence[int], costs: Sequence[float], budget: float) -> list[int]:
+    """Ranks that cut every update by the same share, of `lengths` rows, to at most `budget`."""
+    places = sorted(
+        (place / length, index, place)
+        for index, length in enumerate(lengths)
+        for place in range(1, length)
+    )
+    return _bought([(index, place) for _, index, place in places], costs, budget)
+
+
+def _bought(wanted: Sequence[tuple[int, int]], costs: Sequence[float], budget: float) -> list[int]:
+    """Ranks after taking what fits of (update, row) pairs in order, upon one row of each update."""
     least = sum(costs)
     if least > budget:
         raise LoRA2Error(
             f"a budget of {budget:g} does not hold one rank a component; give at least {least:g}"
         )
-    gains = sorted(
-        (-(value**2) / cost, index, place)
-        for index, (sigma, cost) in enumerate(zip(sigmas, costs, strict=True))
-        for place, value in enumerate(sigma.tolist())
-        if place > 0
-    )
-    ranks, spent = [1] * len(sigmas), least
-    for gain, index, place in gains:
-        # σ falls, so a direction follows its predecessor unless that one did not fit
-        if gain < 0 and ranks[index] == place and spent + costs[index] <= budget:
+    ranks, spent = [1] * len(costs), least
+    for index, place in wanted:
+        # a row follows its predecessor, unless that one did not fit
+        if ranks[index] == place and spent + costs[index] <= budget:
             ranks[index] += 1
             spent += costs[index]
     return ranks

@@ -8,7 +8,7 @@ from torch import Tensor
 from .adapter_file import LoraState, components
 from .file_header import Header
 from .file_metadata import read_rank_note
-from .file_names import Seen, Stored, seen, stored_components
+from .file_names import Stored, seen, seen_in_header, stored_components
 
 FORMAT = 1
 
@@ -29,12 +29,8 @@ def report(state: LoraState) -> dict:
 
 def report_from_header(header: Header) -> dict:
     """The same from a file's header alone, in which alpha is null: it is a tensor's value."""
-    tensors = {
-        key: Seen(info.shape, info.dtype.startswith(("F", "BF")))
-        for key, info in header.tensors.items()
-    }
     sizes = {key: info.end - info.start for key, info in header.tensors.items()}
-    return _report(stored_components(tensors), sizes, {}, header.metadata)
+    return _report(stored_components(seen_in_header(header)), sizes, {}, header.metadata)
 
 
 def _report(

@@ -14,7 +14,7 @@ _RESNET = {
     "conv2": "out_layers.3",
     "conv_shortcut": "skip_connection",
 }
-_PLAIN = {
+PLAIN = {
     "conv_in": "input_blocks.0.0",
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
@@ -36,8 +36,8 @@ def sgm_name(name: str, layers_per_block: int, attention_levels: tuple[bool, ...
     attention_levels: whether each up level, in forward order, has attention.
     Raises ValueError for a name that no such UNet has.
     """
-    if name in _PLAIN:
-        return _PLAIN[name]
+    if name in PLAIN:
+        return PLAIN[name]
     match = _BLOCK.fullmatch(name)
     if match is None:
         raise ValueError(f"{name} is not a module of a UNet2DConditionModel")

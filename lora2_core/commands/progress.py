@@ -27,6 +27,31 @@ class Progress:
             print(line(info), flush=True)
 
 
+class Counter:
+    """Work that is counted in components: drawn anew on a terminal, every tenth in a log."""
+
+    def __init__(self, what: str):
+        self._what = what
+        self._terminal = sys.stdout.isatty()
+        self._drawn = 0.0
+
+    def __enter__(self) -> "Counter":
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._terminal and self._drawn:
+            print("\r\x1b[K", end="", flush=True)
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._terminal:
+            now = time.monotonic()
+            if now - self._drawn >= _REDRAW:
+                self._drawn = now
+                print(f"\r{self._what} {done}/{total}\x1b[K", end="", flush=True)
+        elif done % max(1, total // 10) == 0:
+            print(f"{self._what} {done}/{total}", flush=True)
+
+
 def line(info: StepInfo) -> str:
     left = info.seconds / info.step * (info.steps - info.step)
     return (

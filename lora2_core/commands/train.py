@@ -21,6 +21,7 @@ from ..file_layout import PRECISIONS
 from ..packing import pack_result
 from ..train import TrainingDiverged, TrainResult, train
 from .progress import Progress
+from .rank_options import check_out
 
 _D = TrainConfig()
 _MULTIPLE = 32  # of pixels: the VAE's factor 8, and two halvings in the UNet
@@ -145,7 +146,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Checks everything that can be checked first, then loads, encodes, trains and writes."""
     config = _config(options)
-    _check_out(options.out)
+    check_out(options.out)
+    _make_folder(options.out)
     if (options.prior_images is None) != (options.prior_prompt is None):
         raise LoRA2Error("prior-images and prior-prompt go together; give both or neither")
     started = time.time()
@@ -238,12 +240,8 @@ def _config(options: argparse.Namespace) -> TrainConfig:
     return TrainConfig.preset(options.preset, **chosen)
 
 
-def _check_out(out: Path) -> None:
+def _make_folder(out: Path) -> None:
     """Before hours of training, not after."""
-    if out.suffix.lower() != adapter_file.SUFFIX:
-        raise LoRA2Error(f"out is {out}; choose a name ending in {adapter_file.SUFFIX}")
-    if out.exists():
-        raise LoRA2Error(f"{out} exists already and was not touched; choose another name")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

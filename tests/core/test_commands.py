@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny_pipeline import write_checkpoint, write_folder, write_tokenizer
 
-from lora2_core.__main__ import main
+from lora2_core.__main__ import COMMANDS, main
 from lora2_core.backbones.pictures import read_folder
 
 QUICK = ["--steps", "3", "--preset", "small", "--dtype", "fp32", "--resolution", "64"]
@@ -189,7 +189,7 @@ def test_inspect_reads_what_peft_wrote_and_names_what_is_broken(tmp_path, capsys
 
 
 def test_every_command_explains_itself(capsys):
-    for command in ("demo", "train", "inspect"):
+    for command in COMMANDS:
         with pytest.raises(SystemExit) as stop:
             main([command, "--help"])
         assert stop.value.code == 0

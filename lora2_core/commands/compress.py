@@ -1,0 +1,27 @@
+"""Make an adapter smaller, with the least loss."""
+
+import argparse
+from pathlib import Path
+
+from .. import adapter_file
+from ..rank_tools import compress, open_adapter
+from .progress import Counter
+from .rank_options import add_cut, add_precision, check_out, cut_of, dtype_of, precision_of, said
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, help="a LoRA (.safetensors) of any origin")
+    parser.add_argument("out", type=Path, help="the smaller file; an existing one is not replaced")
+    add_cut(parser, required=True)
+    add_precision(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    cut = cut_of(options)
+    check_out(options.out)
+    adapter = open_adapter(options.file)
+    precision = precision_of(options, [adapter])
+    with Counter("compressing") as counter:
+        outcome = compress(adapter, cut, dtype=dtype_of(precision), on_component=counter)
+    path = adapter_file.write(outcome.state, options.out, precision=precision)
+    print(f"{outcome}\n{said(path)}")

@@ -1,0 +1,28 @@
+"""Bring all components of an adapter to one rank, for tools that demand it."""
+
+import argparse
+from pathlib import Path
+
+from .. import adapter_file
+from ..rank_tools import expand, open_adapter
+from .rank_options import add_precision, check_out, precision_of, said
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, help="a LoRA (.safetensors) of any origin")
+    parser.add_argument("out", type=Path, help="the larger file; an existing one is not replaced")
+    parser.add_argument("--rank", type=int, help="default: the largest of the adapter")
+    add_precision(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    check_out(options.out)
+    adapter = open_adapter(options.file)
+    expanded = expand(adapter, options.rank)
+    precision = precision_of(options, [adapter])
+    path = adapter_file.write(expanded, options.out, precision=precision)
+    ranks = [row.before for row in expanded.rows]
+    print(
+        f"{len(ranks)} components, rank {min(ranks)} to {max(ranks)} → {expanded.rows[0].after}\n"
+        f"{said(path)}"
+    )

@@ -1,0 +1,75 @@
+"""Arguments that expand, merge and compress share."""
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from .. import adapter_file
+from ..errors import LoRA2Error
+from ..file_layout import PRECISIONS
+from ..rank_tools import Adapter, Cut
+from ..rank_tools.cut import HOW
+
+_KEEP = "keep"
+
+
+def add_cut(parser: argparse.ArgumentParser, required: bool) -> None:
+    """--rank, --energy, --budget-mb and --how."""
+    cut = parser.add_mutually_exclusive_group(required=required)
+    cut.add_argument("--rank", type=int, help="no component above this rank")
+    cut.add_argument(
+        "--energy", type=float, help="share of each component's Σσ² to keep, such as 0.95"
+    )
+    cut.add_argument(
+        "--budget-mb", type=float, help="size of the file at most, in megabytes of 10⁶ bytes"
+    )
+    parser.add_argument(
+        "--how",
+        choices=HOW,
+        default="svd",
+        help="what is kept: the best directions, or the first rows (LoRA²'s own truncation)",
+    )
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--precision",
+        choices=[_KEEP, *PRECISIONS],
+        default=_KEEP,
+        help="of the stored factors (default: as in the input)",
+    )
+
+
+def cut_of(options: argparse.Namespace) -> Cut:
+    return Cut(options.rank, options.energy, options.budget_mb, options.how)
+
+
+def precision_of(options: argparse.Namespace, adapters: Iterable[Adapter]) -> str:
+    """The one asked for, or the widest of the inputs."""
+    if options.precision != _KEEP:
+        return options.precision
+    names = {"F16": "fp16", "BF16": "bf16"}
+    found = set()
+    for adapter in adapters:
+        tensors = adapter.state.header.tensors
+        for stored in adapter.components.values():
+            found |= {names.get(tensors[key].dtype, "fp32") for key in (stored.down, stored.up)}
+    return found.pop() if len(found) == 1 else "fp32"
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    return PRECISIONS[precision]
+
+
+def check_out(out: Path) -> None:
+    """Before the work, not after. Raises LoRA2Error for a name that cannot be written."""
+    if out.suffix.lower() != adapter_file.SUFFIX:
+        raise LoRA2Error(f"out is {out}; choose a name ending in {adapter_file.SUFFIX}")
+    if out.exists():
+        raise LoRA2Error(f"{out} exists already and was not touched; choose another name")
+
+
+def said(path: Path) -> str:
+    return f"saved {path} ({path.stat().st_size / 1e6:.2f} MB)"

@@ -1,0 +1,22 @@
+"""What can be done with finished adapters of any ranks: expand, merge, compress.
+
+Components are worked on one at a time, read from their files when they are needed.
+"""
+
+from .adapters import Adapter, open_adapter
+from .compress import compress
+from .cut import Cut
+from .expand import expand
+from .merge import Ingredient, merge
+from .outcome import Outcome
+
+__all__ = [
+    "Adapter",
+    "Cut",
+    "Ingredient",
+    "Outcome",
+    "compress",
+    "expand",
+    "merge",
+    "open_adapter",
+]

@@ -1,0 +1,67 @@
+"""A finished adapter, its components under names that all adapters share."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..adapter_file import load_factors
+from ..errors import LoRA2Error
+from ..file_metadata import read_peft_note
+from ..file_names import Stored, seen, stored_components
+from ..lazy_file import LazyState
+from ..module_names import architecture, canonical_names
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """name: for messages and metadata. components: canonical name → where its tensors are."""
+
+    name: str
+    state: Mapping[str, Tensor]
+    components: Mapping[str, Stored]
+    architecture: str | None
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        return getattr(self.state, "metadata", {})
+
+    def factors(self, component: str) -> tuple[Tensor, Tensor]:
+        """(up [m, r], down [r, n]) in fp32, the scale in up; n is in·k·k for a convolution.
+
+        Raises LoRA2Error, naming the component, for NaN and infinity.
+        """
+        stored = self.components[component]
+        loaded = load_factors(self.state, stored, read_peft_note(self.metadata))
+        up = loaded.up.float().flatten(1) * loaded.scale
+        down = loaded.down.float().flatten(1)
+        if not (torch.isfinite(up).all() and torch.isfinite(down).all()):
+            raise LoRA2Error(
+                f"{component} of {self.name} holds NaN or infinity; save that LoRA again"
+            )
+        return up, down
+
+
+def open_adapter(source: str | os.PathLike | Mapping[str, Tensor], name: str = "") -> Adapter:
+    """From a file, of which the header alone is read now, or from an adapter in memory.
+
+    Raises LoRA2Error for what adapter_file.components refuses.
+    """
+    if not isinstance(source, Mapping):
+        path = Path(source)
+        return _adapter(name or path.name, LazyState(path))
+    return _adapter(name or "the adapter on the wire", source)
+
+
+def _adapter(name: str, state: Mapping[str, Tensor]) -> Adapter:
+    try:
+        listed = stored_components(seen(state))
+        shapes = {stored.name: stored.shape for stored in listed}
+        names = canonical_names(shapes)
+    except LoRA2Error as error:
+        raise LoRA2Error(f"{name}: {error}") from error
+    components = {names[stored.name]: stored for stored in listed}
+    return Adapter(name, state, components, architecture(shapes))

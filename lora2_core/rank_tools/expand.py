@@ -1,0 +1,75 @@
+"""An adapter of unequal ranks for tools that demand equal ones."""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from ..adapter_file import load_factors
+from ..errors import LoRA2Error
+from ..file_metadata import read_peft_note
+from .adapters import Adapter
+from .metadata import of_expanded
+from .outcome import KOHYA, Row
+
+
+class Expanded(Mapping[str, Tensor]):
+    """The adapter with every component padded by zeros to one rank; computed when asked for.
+
+    Stored rows are bit-equal; alpha grows with the rank, so that ΔW stays. metadata: of the new
+    file. rows: rank before and after.
+    """
+
+    def __init__(self, adapter: Adapter, rank: int):
+        self.metadata = of_expanded(adapter)
+        self.rows = [
+            Row(name, stored.rank, rank, 1.0, 1.0) for name, stored in adapter.components.items()
+        ]
+        self._adapter, self._rank = adapter, rank
+        self._note = read_peft_note(adapter.metadata)
+        self._keys: dict[str, tuple[str, str]] = {}
+        for name, stored in adapter.components.items():
+            kohya = name.startswith(KOHYA)
+            self._keys[f"{name}.lora_down.weight" if kohya else stored.down] = name, "down"
+            self._keys[f"{name}.lora_up.weight" if kohya else stored.up] = name, "up"
+            if kohya:
+                self._keys[f"{name}.alpha"] = name, "alpha"
+
+    def __getitem__(self, key: str) -> Tensor:
+        name, role = self._keys[key]
+        factors = load_factors(self._adapter.state, self._adapter.components[name], self._note)
+        missing = self._rank - factors.rank
+        if role == "down":
+            rows = factors.down.new_zeros(missing, *factors.down.shape[1:])
+            return torch.cat([factors.down, rows])
+        if role == "up":
+            columns = factors.up.new_zeros(factors.up.shape[0], missing, *factors.up.shape[2:])
+            up = torch.cat([factors.up, columns], 1)
+            return up if name.startswith(KOHYA) else up * factors.scale
+        # without an alpha the scale is 1
+        alpha = factors.rank if factors.alpha is None else factors.alpha
+        return torch.tensor(alpha * self._rank / factors.rank, dtype=torch.float32)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+
+def expand(adapter: Adapter, rank: int | None = None) -> Expanded:
+    """Every component at `rank`, or at the adapter's largest.
+
+    Adding such padded factors of two adapters element by element is not their sum: that holds
+    cross terms B₁A₂ + B₂A₁. Merge them instead. Raises LoRA2Error for a rank below one of the
+    adapter's.
+    """
+    highest = max(stored.rank for stored in adapter.components.values())
+    if rank is None:
+        return Expanded(adapter, highest)
+    if rank < highest:
+        raise LoRA2Error(
+            f"rank is {rank}, but {adapter.name} has components of rank {highest}; give at least "
+            "that, or compress the adapter"
+        )
+    return Expanded(adapter, rank)
