@@ -6,7 +6,6 @@ that reads those is asked about pictures that the model drew.
 
 import json
 import random
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from .. import checkpoint, studio
 from ..shapes import PICTURE
 from . import trunk
 from .autoencoder import to_tensor
+from .features import Features
 from .pictures import open_pictures, scenes_of
 
 CLASSES = {
@@ -40,24 +40,12 @@ class Judge(nn.Module):
 
     def __init__(self):
         super().__init__()
-        widths = (3, 32, 64, 128, 192)
-        layers = []
-        for before, after in pairwise(widths):
-            layers += [
-                nn.Conv2d(before, after, 3, 2, 1),
-                nn.BatchNorm2d(after),
-                nn.ReLU(),
-                nn.Conv2d(after, after, 3, 1, 1),
-                nn.BatchNorm2d(after),
-                nn.ReLU(),
-            ]
-        self.layers = nn.Sequential(*layers)
-        self.heads = nn.ModuleDict({k: nn.Linear(2 * widths[-1], n) for k, n in CLASSES.items()})
+        self.features = Features()
+        self.heads = nn.ModuleDict({k: nn.Linear(Features.width, n) for k, n in CLASSES.items()})
 
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:
-        seen = self.layers(F.avg_pool2d(pictures, 2))
-        both = torch.cat([seen.mean((2, 3)), seen.amax((2, 3))], 1)
-        return {name: head(both) for name, head in self.heads.items()}
+        found = self.features(pictures)
+        return {name: head(found) for name, head in self.heads.items()}
 
 
 def train(work: Path) -> None:
