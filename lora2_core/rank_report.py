@@ -9,6 +9,8 @@ from .adapter_file import LoraState, components
 from .file_header import Header
 from .file_metadata import read_rank_note
 from .file_names import Stored, seen, seen_in_header, stored_components
+from .rank_tools.expand import Expanded
+from .rank_tools.outcome import Outcome
 
 FORMAT = 1
 
@@ -31,6 +33,18 @@ def report_from_header(header: Header) -> dict:
     """The same from a file's header alone, in which alpha is null: it is a tensor's value."""
     sizes = {key: info.end - info.start for key, info in header.tensors.items()}
     return _report(stored_components(seen_in_header(header)), sizes, {}, header.metadata)
+
+
+def with_cut(report: dict, outcome: Outcome | Expanded) -> dict:
+    """A report with what a cut kept: `retained`, a share of the energy Σσ², and `before`, the rank,
+    of every component, and `retained` of all together in the totals."""
+    rows = {row.name: row for row in outcome.rows}
+    components = [
+        row | {"before": rows[row["name"]].before, "retained": rows[row["name"]].retained}
+        for row in report["components"]
+    ]
+    totals = report["totals"] | {"retained": outcome.retained}
+    return report | {"totals": totals, "components": components}
 
 
 def _report(

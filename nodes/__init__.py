@@ -2,7 +2,11 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .compress import LoRA2Compress
+from .expand import LoRA2ExpandRanks
 from .load import LoRA2Load
+from .merge import LoRA2Merge
+from .pick import LoRA2Pick
 from .save import LoRA2Save
 from .train import LoRA2Train
 
@@ -11,4 +15,12 @@ class LoRA2Extension(ComfyExtension):
     """What the host loads."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [LoRA2Train, LoRA2Save, LoRA2Load]
+        return [
+            LoRA2Train,
+            LoRA2Save,
+            LoRA2Load,
+            LoRA2Pick,
+            LoRA2Merge,
+            LoRA2Compress,
+            LoRA2ExpandRanks,
+        ]

@@ -242,6 +242,20 @@ class Progress:
         comfy.model_management.throw_exception_if_processing_interrupted()
 
 
+class Counter:
+    """on_component for the host: progress bar and the cancel button."""
+
+    def __init__(self, node_id: str | None):
+        self._node_id = node_id
+        self._bar: comfy.utils.ProgressBar | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._bar is None:
+            self._bar = comfy.utils.ProgressBar(total, node_id=self._node_id)
+        self._bar.update_absolute(done)
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+
 def show_text(text: str, node_id: str | None) -> None:
     """A line in the node, drawn by the host's own page."""
     if node_id is not None:

@@ -4,21 +4,33 @@ from comfy_api.latest import io
 
 from ..lora2_core import adapter_file, rank_report
 from ..lora2_core.fit import fit
+from ..lora2_core.rank_tools import (
+    Adapter,
+    Ingredient,
+    factorised,
+    merge,
+    open_adapter,
+    parse_blocks,
+)
 from . import host
-from .sockets import CATEGORY, RankReport
+from .sockets import ADVANCED, CATEGORY, SAVED_AS, RankReport, cut, cut_inputs, fingerprint
+
+_last: tuple[tuple, Adapter] | None = None  # one file's factorisation: the slider moves on one
 
 
 class LoRA2Load(io.ComfyNode):
-    """Applies a LoRA of equal or unequal ranks, and says what of it fitted."""
+    """Applies a LoRA of equal or unequal ranks, whole or cut, and says what of it fitted."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         strength = {"default": 1.0, "min": -20.0, "max": 20.0, "step": 0.05}
+        share = {"default": 1.0, "min": 0.0, "max": 10.0, "step": 0.05}
         return io.Schema(
             node_id="LoRA2Load",
             display_name="LoRA² Load",
             category=CATEGORY,
-            description="Loads a LoRA onto a model, and fails clearly if it does not fit.",
+            description="Loads a LoRA onto a model, whole or to a budget, and fails clearly if it "
+            "does not fit.",
             inputs=[
                 io.Model.Input("model", tooltip="The model to apply the LoRA to."),
                 io.Combo.Input(
@@ -31,10 +43,21 @@ class LoRA2Load(io.ComfyNode):
                     "clip", optional=True, tooltip="Needed only if the LoRA adapts text encoders."
                 ),
                 io.Float.Input(
-                    "strength_clip",
-                    **strength,
-                    optional=True,
+                    "strength_clip", **strength, optional=True,
                     tooltip="How strongly to change the text encoders.",
+                ),
+                *cut_inputs(("everything", "megabytes", "energy", "rank"), optional=True),
+                io.Float.Input(
+                    "self_attention", **share, optional=True, extra_dict=ADVANCED,
+                    tooltip="A further strength for self-attention: layout and content.",
+                ),
+                io.Float.Input(
+                    "cross_attention", **share, optional=True, extra_dict=ADVANCED,
+                    tooltip="A further strength for cross-attention: what words mean.",
+                ),
+                io.String.Input(
+                    "blocks", default="", optional=True, extra_dict=ADVANCED,
+                    tooltip="Further strengths by block, such as down=0.5, middle=1, up4=0.",
                 ),
             ],
             outputs=[
@@ -43,23 +66,49 @@ class LoRA2Load(io.ComfyNode):
                 RankReport.Output(display_name="rank_report", tooltip="The rank of every layer."),
             ],
             hidden=[io.Hidden.unique_id],
-        )
+        )  # fmt: skip
 
     @classmethod
     def fingerprint_inputs(cls, lora_name, **_):
-        """A file that changed on disk is loaded again."""
-        return host.lora_path(lora_name).stat().st_mtime_ns
+        return fingerprint(lora_name)
 
     @classmethod
     def execute(
-        cls, model, lora_name, strength_model, clip=None, strength_clip=1.0
-    ) -> io.NodeOutput:
-        state = adapter_file.read(host.lora_path(lora_name))
-        components = adapter_file.components(state)
+        cls, model, lora_name, strength_model, clip=None, strength_clip=1.0,
+        self_attention=1.0, cross_attention=1.0, blocks="", **limits,
+    ) -> io.NodeOutput:  # fmt: skip
+        limit, shares = cut(**limits), (self_attention, cross_attention, parse_blocks(blocks))
+        if limit.keeps_all and shares == (1.0, 1.0, parse_blocks("")):
+            state = adapter_file.read(host.lora_path(lora_name))
+            report, said = rank_report.report(state), None
+        else:
+            adapter = _opened(lora_name, limit, cls.hidden.unique_id)
+            said = merge([Ingredient(adapter, 1.0, *shares)], limit, saved_as=SAVED_AS)
+            state = said.state
+            report = rank_report.with_cut(rank_report.report(state), said)
         shapes = host.target_shapes(model, clip)
-        text = str(fit(components, shapes, lora_name, host.describe(model)))
+        matched = fit(adapter_file.components(state), shapes, lora_name, host.describe(model))
         new_model, new_clip = host.apply_lora(model, clip, state, strength_model, strength_clip)
+        text = str(matched) if said is None else f"{matched}\n{said}, {_megabytes(report):.1f} MB"
         host.show_text(text, cls.hidden.unique_id)
-        report = rank_report.report(state)
         return io.NodeOutput(new_model, new_clip, report, ui={"text": [text]})
 
+
+def _opened(lora_name: str, limit, node_id: str | None) -> Adapter:
+    """The file's adapter; for a cut with its directions in memory, which a next one needs again."""
+    global _last
+    path = host.lora_path(lora_name)
+    if limit.keeps_all:
+        return open_adapter(path, lora_name)
+    status = path.stat()
+    key = (path, status.st_mtime_ns, status.st_size, limit.how)
+    if _last is None or _last[0] != key:
+        _last = None  # or two of them would be in memory
+        adapter = factorised(open_adapter(path, lora_name), limit.how, host.Counter(node_id))
+        _last = key, adapter
+    return _last[1]
+
+
+def _megabytes(report: dict) -> float:
+    """As LoRA² Save writes it by default."""
+    return SAVED_AS.itemsize * report["totals"]["parameters"] / 1e6

@@ -1,11 +1,117 @@
 """Socket types and small helpers that the nodes share."""
 
+import torch
 from comfy_api.latest import io
+
+from ..lora2_core.config import MAX_RANK
+from ..lora2_core.errors import LoRA2Error
+from ..lora2_core.rank_tools import Adapter, Cut, Ingredient, open_adapter
+from ..lora2_core.rank_tools.cut import HOW
+from . import host
 
 CATEGORY = "LoRA²"
 LoraModel = io.Custom("LORA_MODEL")  # the host's own: a LoRA state dict
 LossMap = io.Custom("LOSS_MAP")  # the host's own: {"loss": [...]}
 RankReport = io.Custom("LORA2_RANK_REPORT")  # lora2_core.rank_report's dict, JSON-ready
 
+Pick = io.Custom("LORA2_PICK")  # lora2_core.rank_tools.Ingredient
+SAVED_AS = torch.float16  # what a size in megabytes counts in: LoRA² Save's default
+_WIRE = "(connected lora)"
+_SOCKETS = 8  # where the host cannot grow them
+
 # Passed by extra_dict because ComfyUI 0.8 has no `advanced` argument; newer pages fold these away.
 ADVANCED = {"advanced": True}
+
+
+def adapter_inputs() -> list:
+    """A file of the loras folder or a wire; chosen_adapter reads them."""
+    return [
+        io.Combo.Input(
+            "lora_name",
+            options=[_WIRE, *host.lora_names()],
+            tooltip="A file of the loras folder, or what is connected.",
+        ),
+        LoraModel.Input("lora", optional=True, tooltip="Instead of a file."),
+    ]
+
+
+def fingerprint(lora_name: str) -> int | None:
+    """Changes with the file, so that it is read again."""
+    return None if lora_name == _WIRE else host.lora_path(lora_name).stat().st_mtime_ns
+
+
+def chosen_adapter(lora_name: str, lora) -> Adapter:
+    """What adapter_inputs say; raises LoRA2Error if they say two things or nothing."""
+    if (lora is None) == (lora_name == _WIRE):
+        state = "not connected" if lora is None else "connected"
+        raise LoRA2Error(
+            f"lora_name is {lora_name!r} and lora is {state}; choose a file, or connect a lora "
+            f"and choose {_WIRE!r}"
+        )
+    if lora is not None:
+        return open_adapter(lora, "the connected lora")
+    return open_adapter(host.lora_path(lora_name), lora_name)
+
+
+def growing_adapters(tooltip: str) -> list:
+    """Sockets `loras` for any number of adapters; ComfyUI 0.8, which cannot add any, has eight."""
+    socket = io.MultiType.Input("lora", [Pick, LoraModel], tooltip=tooltip)
+    if hasattr(io, "Autogrow"):
+        template = io.Autogrow.TemplatePrefix(input=socket, prefix="lora_", min=1, max=32)
+        return [io.Autogrow.Input("loras", template=template, tooltip=tooltip)]
+    return [
+        io.MultiType.Input(
+            f"loras.lora_{i}", [Pick, LoraModel], optional=i > 0, display_name=f"lora_{i}",
+            tooltip=tooltip,
+        )
+        for i in range(_SOCKETS)
+    ]  # fmt: skip
+
+
+def ingredients(inputs: dict) -> list[Ingredient]:
+    """What is connected to growing_adapters' sockets, in their order; takes it out of `inputs`."""
+    found = inputs.pop("loras", None) or {}
+    for name in [name for name in inputs if name.startswith("loras.")]:
+        found[name.removeprefix("loras.")] = inputs.pop(name)
+    order = sorted(found, key=lambda name: int(name.rpartition("_")[2]))
+    connected = {name: found[name] for name in order if found[name] is not None}
+    return [
+        lora if isinstance(lora, Ingredient) else Ingredient(open_adapter(lora, name))
+        for name, lora in connected.items()
+    ]
+
+
+def cut_inputs(choices: tuple[str, ...], optional: bool = False) -> list:
+    """What `cut` reads: `keep` with one number for each of its choices."""
+    return [
+        io.Combo.Input(
+            "keep", options=list(choices), default=choices[0], optional=optional,
+            tooltip="What limits the result: the number of that name below.",
+        ),
+        io.Int.Input(
+            "rank", default=32, min=1, max=MAX_RANK, optional=optional,
+            tooltip="No component above this rank.",
+        ),
+        io.Float.Input(
+            "energy", default=0.95, min=0.01, max=1.0, step=0.01, round=0.0001, optional=optional,
+            tooltip="Share of each component's Σσ² to keep.",
+        ),
+        io.Float.Input(
+            "megabytes", default=50.0, min=0.01, max=10_000.0, step=1.0, round=0.01,
+            optional=optional,
+            tooltip="Size of the file, saved in fp16, at most.",
+        ),
+        io.Combo.Input(
+            "how", options=list(HOW), default="svd", optional=True, extra_dict=ADVANCED,
+            tooltip="svd keeps the best directions. prefix keeps the first rows, which is the "
+            "paper's own truncation and loses more.",
+        ),
+    ]  # fmt: skip
+
+
+def cut(
+    keep: str = "", rank: int = 0, energy: float = 0, megabytes: float = 0, how: str = "svd"
+) -> Cut:
+    """The Cut that cut_inputs' values ask for; another choice than the three keeps all."""
+    numbers = {"rank": rank, "energy": energy, "megabytes": megabytes}
+    return Cut(**{name: value for name, value in numbers.items() if name == keep}, how=how)

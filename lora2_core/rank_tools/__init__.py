@@ -3,7 +3,8 @@
 Components are worked on one at a time, read from their files when they are needed.
 """
 
-from .adapters import Adapter, open_adapter
+from .adapters import Adapter, factorised, open_adapter
+from .blocks import BlockStrengths, parse_blocks
 from .compress import compress
 from .cut import Cut
 from .expand import expand
@@ -12,11 +13,14 @@ from .outcome import Outcome
 
 __all__ = [
     "Adapter",
+    "BlockStrengths",
     "Cut",
     "Ingredient",
     "Outcome",
     "compress",
     "expand",
+    "factorised",
     "merge",
     "open_adapter",
+    "parse_blocks",
 ]

@@ -1,8 +1,8 @@
 """A finished adapter, its components under names that all adapters share."""
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -14,20 +14,29 @@ from ..file_metadata import read_peft_note
 from ..file_names import Stored, seen, stored_components
 from ..lazy_file import LazyState
 from ..module_names import architecture, canonical_names
+from .split import Split, split
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """name: for messages and metadata. components: canonical name → where its tensors are."""
+    """name: for messages and metadata. components: canonical name → where its tensors are.
+
+    splits: how of a cut → component → its directions, where they are kept in memory.
+    """
 
     name: str
     state: Mapping[str, Tensor]
     components: Mapping[str, Stored]
     architecture: str | None
+    splits: Mapping[str, Mapping[str, Split]] = field(default_factory=dict)
 
     @property
     def metadata(self) -> Mapping[str, str]:
         return getattr(self.state, "metadata", {})
+
+    def known(self, component: str, how: str) -> Split | None:
+        """A component's directions, if they are kept."""
+        return self.splits.get(how, {}).get(component)
 
     def factors(self, component: str) -> tuple[Tensor, Tensor]:
         """(up [m, r], down [r, n]) in fp32, the scale in up; n is in·k·k for a convolution.
@@ -54,6 +63,23 @@ def open_adapter(source: str | os.PathLike | Mapping[str, Tensor], name: str = "
         path = Path(source)
         return _adapter(name or path.name, LazyState(path))
     return _adapter(name or "the adapter on the wire", source)
+
+
+def factorised(
+    adapter: Adapter, how: str, on_component: Callable[[int, int], None] | None = None
+) -> Adapter:
+    """The same with its directions in memory, so that one cut after the other is quick.
+
+    They take as much as the file itself if that is in half precision.
+    """
+    kept = {}
+    for name, stored in adapter.components.items():
+        narrow = adapter.state[stored.down].element_size() <= 2
+        dtype = torch.float16 if narrow else torch.float32  # balanced factors fit well
+        kept[name] = split(*adapter.factors(name), how).to(dtype)
+        if on_component is not None:
+            on_component(len(kept), len(adapter.components))
+    return replace(adapter, splits={**adapter.splits, how: kept})
 
 
 def _adapter(name: str, state: Mapping[str, Tensor]) -> Adapter:

@@ -10,20 +10,27 @@ from torch import Tensor
 from ..adapter_file import LoraState
 from ..file_header import TensorInfo, encode_header
 from ..file_names import Stored
-from .cut import Cut, Split
+from .cut import Cut
 from .outcome import Outcome, Row, put
+from .split import Split, split
 
 _HASHES = 400  # bytes that writing adds to the metadata: two hashes, a title
 
 
 @dataclass(frozen=True)
 class Part:
-    """A component before the cut. load: its (up [m, r], down [r, n]) in fp32, read anew each time.
-    stored: names and shape for the result."""
+    """A component before the cut. stored: names and shape for the result. rank: its rows. load: its
+    (up [m, r], down [r, n]) in fp32, read anew each time. split: its directions, if they are known
+    already."""
 
     name: str
     stored: Stored
+    rank: int
     load: Callable[[], tuple[Tensor, Tensor]]
+    split: Split | None = None
+
+    def directions(self, how: str) -> Split:
+        return self.split or split(*self.load(), how)
 
 
 def assemble(
@@ -31,11 +38,14 @@ def assemble(
     cut: Cut,
     metadata: Mapping[str, str],
     dtype: torch.dtype,
+    saved_as: torch.dtype,
     on_component: Callable[[int, int], None] | None = None,
 ) -> Outcome:
-    """The new adapter. For a budget every component is factorised twice: once to learn where the
-    energy is, once to cut; keeping all factors would take the memory of the whole."""
-    costs = [dtype.itemsize * _width(part.stored) for part in parts]
+    """The new adapter, its factors in `dtype`; a budget counts in `saved_as`.
+
+    For a budget every component is factorised twice: once to learn where the energy is, once to
+    cut. Keeping all factors would take the memory of the whole.
+    """
     total = len(parts) * (2 if cut.needs_all else 1)
     done = 0
 
@@ -49,25 +59,33 @@ def assemble(
     if cut.needs_all:
         energies = []
         for part in parts:
-            energies.append(Split(*part.load(), cut.how).energies)
+            energies.append(part.directions(cut.how).energies)
             tick()
-        ranks = cut.ranks_of(energies, costs, _overhead(parts, energies, metadata, dtype))
+        costs = [saved_as.itemsize * _width(part.stored) for part in parts]
+        ranks = cut.ranks_of(energies, costs, _overhead(parts, energies, metadata))
     state, rows = LoraState(None, metadata), []
     for index, part in enumerate(parts):
-        up, down = part.load()
-        whole = share = 1.0
-        if cut.keeps_all and down.shape[0] <= min(up.shape[0], down.shape[1]):
-            kept = up, down
-        else:  # more rows than the layer has dimensions say nothing more
-            split = Split(up, down, "svd" if cut.keeps_all else cut.how)
-            rank = cut.rank_of(split.energies) if ranks is None else ranks[index]
-            whole = float(split.energies.sum())
-            share = float(split.energies[:rank].sum()) / whole if whole > 0 else 1.0
-            kept = split.kept(rank)
-        put(state, part.name, part.stored, kept[0].to(dtype), kept[1].to(dtype))
-        rows.append(Row(part.name, down.shape[0], kept[1].shape[0], whole, share))
+        given = None if ranks is None else ranks[index]
+        whole, share, (up, down) = _kept(part, cut, given)
+        put(state, part.name, part.stored, up.to(dtype), down.to(dtype))
+        rows.append(Row(part.name, part.rank, down.shape[0], whole, share))
         tick()
     return Outcome(state, rows)
+
+
+def _kept(part: Part, cut: Cut, rank: int | None) -> tuple[float, float, tuple[Tensor, Tensor]]:
+    """(energy before, share kept, factors kept); rank: given by a budget, or None."""
+    if cut.keeps_all:
+        up, down = part.load()
+        if part.rank <= min(up.shape[0], down.shape[1]):
+            return 1.0, 1.0, (up, down)
+        found = split(up, down, "svd")  # more rows than dimensions say nothing more
+    else:
+        found = part.directions(cut.how)
+    rank = cut.rank_of(found.energies) if rank is None else rank
+    whole = float(found.energies.sum())
+    share = float(found.energies[:rank].sum()) / whole if whole > 0 else 1.0
+    return whole, share, found.kept(rank)
 
 
 def _width(stored: Stored) -> int:
@@ -76,7 +94,7 @@ def _width(stored: Stored) -> int:
 
 
 def _overhead(
-    parts: Sequence[Part], energies: Sequence[Tensor], metadata: Mapping[str, str], dtype
+    parts: Sequence[Part], energies: Sequence[Tensor], metadata: Mapping[str, str]
 ) -> int:
     """Bytes of the file beside the factors, at the most: header and alphas."""
     tensors, end = {}, 0

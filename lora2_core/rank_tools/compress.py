@@ -16,15 +16,23 @@ def compress(
     cut: Cut,
     *,
     dtype: torch.dtype = torch.float32,
+    saved_as: torch.dtype | None = None,
     on_component: Callable[[int, int], None] | None = None,
 ) -> Outcome:
     """The adapter after the cut, its components under kohya's names.
 
-    dtype: of the result's factors; a megabytes budget counts in it. on_component(done, all) is
+    dtype: of the result's factors. saved_as: of the file that a megabytes budget is for, if it is
+    another. on_component(done, all) is
     called as the work goes on and may raise to stop it.
     """
     parts = [
-        Part(name, stored, lambda name=name: adapter.factors(name))
+        Part(
+            name,
+            stored,
+            stored.rank,
+            lambda name=name: adapter.factors(name),
+            adapter.known(name, cut.how),
+        )
         for name, stored in adapter.components.items()
     ]
-    return assemble(parts, cut, of_compressed(adapter), dtype, on_component)
+    return assemble(parts, cut, of_compressed(adapter), dtype, saved_as or dtype, on_component)

@@ -4,11 +4,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ..errors import LoRA2Error
-from ..low_rank import budget_ranks, even_ranks, product_svd
+from ..low_rank import budget_ranks, even_ranks
 
 HOW = ("svd", "prefix")
 
@@ -75,35 +74,3 @@ class Cut:
         if self.how == "prefix":  # of which nothing but the order is known
             return even_ranks([len(found) for found in energies], costs, budget)
         return budget_ranks([found.sqrt() for found in energies], costs, budget)
-
-
-class Split:
-    """A component's directions in the order in which a cut keeps them.
-
-    up [m, r], down [r, n]. energies [k]: what each direction adds to ‖ΔW‖² when those before it
-    are kept.
-    """
-
-    def __init__(self, up: Tensor, down: Tensor, how: str):
-        self._how = how
-        if how == "svd":
-            self._u, self._sigma, self._vt = product_svd(up, down)
-            self.energies = self._sigma.double().square()
-        else:
-            self._up, self._down = up, down
-            self.energies = _error_drops(up, down)
-
-    def kept(self, rank: int) -> tuple[Tensor, Tensor]:
-        """(up [m, rank], down [rank, n]), for svd balanced: (U√Σ, √ΣVᵀ)."""
-        if self._how == "prefix":
-            return self._up[:, :rank], self._down[:rank]
-        root = self._sigma[:rank].sqrt()
-        return self._u[:, :rank] * root, root[:, None] * self._vt[:rank]
-
-
-def _error_drops(up: Tensor, down: Tensor) -> Tensor:
-    """‖Σ_{i≥k} b_i a_iᵀ‖² − ‖Σ_{i>k} b_i a_iᵀ‖² for every k, from r × r Gram matrices."""
-    product = (up.double().T @ up.double()) * (down.double() @ down.double().T)
-    # the squared norm of the rows from k on is the sum of the lower right block
-    tails = product.flip(0, 1).cumsum(0).cumsum(1).diagonal().flip(0)
-    return tails - torch.cat([tails[1:], tails.new_zeros(1)])

@@ -17,8 +17,10 @@ class Expanded(Mapping[str, Tensor]):
     """The adapter with every component padded by zeros to one rank; computed when asked for.
 
     Stored rows are bit-equal; alpha grows with the rank, so that ΔW stays. metadata: of the new
-    file. rows: rank before and after.
+    file. rows: rank before and after. retained: all of the energy.
     """
+
+    retained = 1.0
 
     def __init__(self, adapter: Adapter, rank: int):
         self.metadata = of_expanded(adapter)
@@ -57,6 +59,10 @@ class Expanded(Mapping[str, Tensor]):
         return len(self._keys)
 
 
+def highest_rank(adapter: Adapter) -> int:
+    return max(stored.rank for stored in adapter.components.values())
+
+
 def expand(adapter: Adapter, rank: int | None = None) -> Expanded:
     """Every component at `rank`, or at the adapter's largest.
 
@@ -64,7 +70,7 @@ def expand(adapter: Adapter, rank: int | None = None) -> Expanded:
     cross terms B₁A₂ + B₂A₁. Merge them instead. Raises LoRA2Error for a rank below one of the
     adapter's.
     """
-    highest = max(stored.rank for stored in adapter.components.values())
+    highest = highest_rank(adapter)
     if rank is None:
         return Expanded(adapter, highest)
     if rank < highest:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from ..errors import LoRA2Error
 from ..module_names import attention_kind
 from .adapters import Adapter
 from .assemble import Part, assemble
+from .blocks import BlockStrengths
 from .cut import Cut
 from .metadata import of_merged
 from .outcome import Outcome
@@ -21,13 +22,15 @@ class Ingredient:
     """An adapter and how much of it goes in.
 
     weight: of all of it. self_attention, cross_attention: further factors of those projections.
-    Raises LoRA2Error for a weight that is negative, NaN or infinite.
+    blocks: a further factor for each block of the UNet. Raises LoRA2Error for a weight that is
+    negative, NaN or infinite.
     """
 
     adapter: Adapter
     weight: float = 1.0
     self_attention: float = 1.0
     cross_attention: float = 1.0
+    blocks: BlockStrengths = field(default_factory=BlockStrengths)
 
     def __post_init__(self):
         for name in ("weight", "self_attention", "cross_attention"):
@@ -39,7 +42,8 @@ class Ingredient:
 
     def weight_of(self, component: str) -> float:
         factors = {"self": self.self_attention, "cross": self.cross_attention}
-        return self.weight * factors.get(attention_kind(component) or "", 1.0)
+        factor = factors.get(attention_kind(component) or "", 1.0) * self.blocks.of(component)
+        return self.weight * factor
 
 
 def merge(
@@ -48,12 +52,14 @@ def merge(
     *,
     overlap: bool = False,
     dtype: torch.dtype = torch.float32,
+    saved_as: torch.dtype | None = None,
     on_component: Callable[[int, int], None] | None = None,
 ) -> Outcome:
     """ΔW = Σ wᵢ ΔWᵢ: the factors are stacked, which is exact, and then cut.
 
     A component that only some have is kept as it is there. overlap: keep only what all have in
-    the same shape, which is what adapters of different base models can share. Raises LoRA2Error
+    the same shape, which is what adapters of different base models can share. dtype, saved_as,
+    on_component: as in compress. Raises LoRA2Error
     for an empty list, different base models, and shapes of one component that differ.
     """
     if not ingredients:
@@ -69,7 +75,7 @@ def merge(
     else:
         _check_architectures(adapters)
     parts = [_part(name, ingredients, cut.how) for name in names]
-    return assemble(parts, cut, of_merged(ingredients), dtype, on_component)
+    return assemble(parts, cut, of_merged(ingredients), dtype, saved_as or dtype, on_component)
 
 
 def _part(name: str, ingredients: Sequence[Ingredient], how: str) -> Part:
@@ -94,7 +100,12 @@ def _part(name: str, ingredients: Sequence[Ingredient], how: str) -> Part:
             up, down = up[:, order], down[order]
         return up, down
 
-    return Part(name, first, load)
+    known = None
+    if len(having) == 1:
+        known = having[0].adapter.known(name, how)
+        known = known and known.weighted(having[0].weight_of(name))
+    rank = sum(one.adapter.components[name].rank for one in having)
+    return Part(name, first, rank, load, known)
 
 
 def _in_turns(ranks: Sequence[int]) -> list[int]:

@@ -1,0 +1,53 @@
+"""A component's directions in the order in which a cut keeps them."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..low_rank import product_svd
+
+
+@dataclass(frozen=True)
+class Split:
+    """ΔW = weight · up · down, cut by keeping the first of its directions.
+
+    up: [m, k], down: [k, n]; for svd balanced: (U√Σ, √ΣVᵀ). energies: [k], fp64, what each
+    direction adds to ‖ΔW‖² when those before it are kept.
+    """
+
+    up: Tensor
+    down: Tensor
+    energies: Tensor
+    weight: float = 1.0
+
+    def weighted(self, weight: float) -> "Split":
+        """The same of weight · ΔW."""
+        return replace(
+            self, weight=self.weight * weight, energies=self.energies * weight * weight
+        )
+
+    def to(self, dtype: torch.dtype) -> "Split":
+        """With factors of another dtype, to keep."""
+        return replace(self, up=self.up.to(dtype), down=self.down.to(dtype))
+
+    def kept(self, rank: int) -> tuple[Tensor, Tensor]:
+        """(up [m, rank], down [rank, n]) in fp32, the weight in up."""
+        return self.up[:, :rank].float() * self.weight, self.down[:rank].float()
+
+
+def split(up: Tensor, down: Tensor, how: str) -> Split:
+    """Of up @ down, up [m, r] and down [r, n]; how: one of cut.HOW."""
+    if how == "prefix":
+        return Split(up, down, _error_drops(up, down))
+    u, sigma, vt = product_svd(up, down)
+    root = sigma.sqrt()
+    return Split(u * root, root[:, None] * vt, sigma.double().square())
+
+
+def _error_drops(up: Tensor, down: Tensor) -> Tensor:
+    """‖Σ_{i≥k} b_i a_iᵀ‖² − ‖Σ_{i>k} b_i a_iᵀ‖² for every k, from r × r Gram matrices."""
+    product = (up.double().T @ up.double()) * (down.double() @ down.double().T)
+    # the squared norm of the rows from k on is the sum of the lower right block
+    tails = product.flip(0, 1).cumsum(0).cumsum(1).diagonal().flip(0)
+    return tails - torch.cat([tails[1:], tails.new_zeros(1)])

@@ -1,0 +1,55 @@
+"""LoRA² Compress."""
+
+from comfy_api.latest import io
+
+from ..lora2_core import rank_report
+from ..lora2_core.rank_tools import compress
+from . import host
+from .sockets import (
+    CATEGORY,
+    SAVED_AS,
+    LoraModel,
+    RankReport,
+    adapter_inputs,
+    chosen_adapter,
+    cut,
+    cut_inputs,
+    fingerprint,
+)
+
+
+class LoRA2Compress(io.ComfyNode):
+    """One adapter, with less in it and the ranks where they count."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoRA2Compress",
+            display_name="LoRA² Compress",
+            category=CATEGORY,
+            description="Makes a LoRA smaller with the least loss; each layer keeps what it needs.",
+            inputs=[
+                *adapter_inputs(),
+                *cut_inputs(("megabytes", "energy", "rank")),
+            ],
+            outputs=[
+                LoraModel.Output(display_name="lora", tooltip="For LoRA² Save, Load LoRA Model."),
+                RankReport.Output(
+                    display_name="rank_report", tooltip="Ranks, and what each layer kept."
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, lora_name, **_):
+        return fingerprint(lora_name)
+
+    @classmethod
+    def execute(cls, lora_name, lora=None, **limits) -> io.NodeOutput:
+        adapter, limit = chosen_adapter(lora_name, lora), cut(**limits)
+        counter = host.Counter(cls.hidden.unique_id)
+        outcome = compress(adapter, limit, saved_as=SAVED_AS, on_component=counter)
+        host.show_text(str(outcome), cls.hidden.unique_id)
+        report = rank_report.with_cut(rank_report.report(outcome.state), outcome)
+        return io.NodeOutput(outcome.state, report, ui={"text": [str(outcome)]})

@@ -1,0 +1,44 @@
+"""LoRA² Pick."""
+
+from comfy_api.latest import io
+
+from ..lora2_core.rank_tools import Ingredient
+from .sockets import ADVANCED, CATEGORY, Pick, adapter_inputs, chosen_adapter, fingerprint
+
+
+class LoRA2Pick(io.ComfyNode):
+    """A file or a wire, and how much of it is wanted, for LoRA² Merge and LoRA² Expand Ranks."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        weight = {"default": 1.0, "min": 0.0, "max": 10.0, "step": 0.05}
+        return io.Schema(
+            node_id="LoRA2Pick",
+            display_name="LoRA² Pick",
+            category=CATEGORY,
+            description="Chooses a LoRA and its weight for a merge.",
+            inputs=[
+                *adapter_inputs(),
+                io.Float.Input("weight", **weight, tooltip="How much of it goes in."),
+                io.Float.Input(
+                    "self_attention", **weight, optional=True, extra_dict=ADVANCED,
+                    tooltip="A further factor for its self-attention: layout and content.",
+                ),
+                io.Float.Input(
+                    "cross_attention", **weight, optional=True, extra_dict=ADVANCED,
+                    tooltip="A further factor for its cross-attention: what words mean.",
+                ),
+            ],
+            outputs=[Pick.Output(display_name="pick", tooltip="For a socket of LoRA² Merge.")],
+        )  # fmt: skip
+
+    @classmethod
+    def fingerprint_inputs(cls, lora_name, **_):
+        return fingerprint(lora_name)
+
+    @classmethod
+    def execute(
+        cls, lora_name, weight, lora=None, self_attention=1.0, cross_attention=1.0
+    ) -> io.NodeOutput:
+        adapter = chosen_adapter(lora_name, lora)
+        return io.NodeOutput(Ingredient(adapter, weight, self_attention, cross_attention))

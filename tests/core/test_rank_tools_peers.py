@@ -1,0 +1,110 @@
+"""Rank tools on files that the real PEFT and diffusers wrote, and theirs on ours."""
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.utils import convert_state_dict_to_diffusers, convert_state_dict_to_kohya
+from peers import SdxlLora, deltas, error, load_with_diffusers
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import save_file
+
+from lora2_core.adapter_file import components, read, write
+from lora2_core.backbones.diffusers_unet import DiffusersUNet
+from lora2_core.file_metadata import kohya_name
+from lora2_core.rank_tools import Cut, Ingredient, compress, expand, merge, open_adapter
+
+STYLES = ("peft", "diffusers", "kohya", "diffusers with metadata")
+
+
+def unet() -> UNet2DConditionModel:
+    """SDXL's blocks at a tenth of the width and with shorter transformers."""
+    torch.manual_seed(0)
+    return UNet2DConditionModel(
+        sample_size=8,
+        layers_per_block=2,
+        block_out_channels=(16, 32, 32),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 1, 2),
+        attention_head_dim=(2, 4, 4),
+        use_linear_projection=True,
+        cross_attention_dim=24,
+        norm_num_groups=8,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + 16,
+    )
+
+
+def trained(seed, path, style, targets=("to_q", "to_v", "conv1")):
+    """A PEFT adapter of mixed ranks and alphas, saved in a style; returns its true updates."""
+    model = unet()
+    names = [n for n, _ in model.named_modules() if n.endswith(tuple(targets))]
+    config = LoraConfig(
+        r=4,
+        lora_alpha=4 if style != "diffusers with metadata" else 6,
+        target_modules=names,
+        rank_pattern={names[0]: 9, names[-1]: 2},
+        alpha_pattern={names[0]: 9, names[-1]: 2},
+        init_lora_weights=False,
+    )
+    model.add_adapter(config)
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_" in name:
+                parameter.normal_()
+    if style == "diffusers with metadata":
+        SdxlLora.save_lora_weights(
+            str(path.parent),
+            unet_lora_layers=get_peft_model_state_dict(model),
+            unet_lora_adapter_metadata=model.peft_config["default"].to_dict(),
+            weight_name=path.name,
+        )
+    else:
+        tensors = {f"unet.{k}": t for k, t in get_peft_model_state_dict(model).items()}
+        if style == "diffusers":
+            tensors = convert_state_dict_to_diffusers(tensors)
+        if style == "kohya":
+            tensors = convert_state_dict_to_kohya(tensors)
+        save_file({k: t.detach().contiguous() for k, t in tensors.items()}, path)
+    names = DiffusersUNet(unet())
+    return {kohya_name(names.module_name(n)): d for n, d in deltas(model, "default").items()}
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_merge_of_other_libraries_files(tmp_path, style):
+    one = trained(1, tmp_path / "one.safetensors", style)
+    two = trained(2, tmp_path / "two.safetensors", "peft", ("to_q", "to_k"))
+    adapters = [open_adapter(tmp_path / f"{name}.safetensors") for name in ("one", "two")]
+    merged = merge([Ingredient(adapters[0], 0.7), Ingredient(adapters[1], 0.4)])
+    path = write(merged.state, tmp_path / "merged.safetensors", precision="fp32")
+    expected = {n: 0.7 * one.get(n, 0) + 0.4 * two.get(n, 0) for n in one.keys() | two.keys()}
+    assert components(read(path)).keys() == expected.keys()
+    for name, factors in components(read(path)).items():
+        assert error(factors.delta(), expected[name]) < 1e-5, name
+
+
+def made(tool, path):
+    adapter = open_adapter(path)
+    if tool == "merged":
+        return merge([Ingredient(adapter, 0.5), Ingredient(adapter, 0.25)]).state
+    if tool == "compressed":
+        return compress(adapter, Cut(energy=0.9)).state
+    return expand(adapter, 12)
+
+
+@pytest.mark.parametrize("tool", ["merged", "compressed", "expanded"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_diffusers_loads_what_the_tools_make(tmp_path, tool, precision):
+    trained(1, tmp_path / "one.safetensors", "diffusers with metadata")
+    state = made(tool, tmp_path / "one.safetensors")
+    path = write(state, tmp_path / "made.safetensors", precision=precision)
+    expected = {name: factors.delta() for name, factors in components(read(path)).items()}
+    model = unet()
+    names = DiffusersUNet(model)
+    found = load_with_diffusers(model, path)
+    assert {kohya_name(names.module_name(name)) for name in found} == set(expected)
+    for name, delta in found.items():
+        assert error(delta, expected[kohya_name(names.module_name(name))]) < 1e-6

@@ -1,0 +1,216 @@
+"""Merging, compressing, expanding and loading to a budget, in the real host."""
+
+import pytest
+import torch
+from host import checkpoints, graphs
+from host.comfy_host import Graph
+from unet_shapes import KOALA_SMALL, unet_shapes
+
+from lora2_core import adapter_file
+from lora2_core.adapter_file import LoraState, components
+from lora2_core.file_metadata import kohya_name
+
+
+def place(host, name, seed, ranks, size=0.02):
+    """A LoRA of the small KOALA's attention, ranks in turn, in the host's loras folder."""
+    path = host.base / "models" / "loras" / f"{name}.safetensors"
+    if path.exists():
+        return path.name
+    generator = torch.Generator().manual_seed(seed)
+    state = LoraState()
+    shapes = {k.removesuffix(".weight"): s for k, s in unet_shapes(KOALA_SMALL).items()}
+    found = [(k, s) for k, s in shapes.items() if ".attn" in k and ".to_" in k and len(s) == 2]
+    for index, (module, (out, into)) in enumerate(found):
+        rank = ranks[index % len(ranks)]
+        stem = kohya_name(module)
+        decay = 0.8 ** torch.arange(rank)
+        state[f"{stem}.lora_down.weight"] = torch.randn(rank, into, generator=generator)
+        state[f"{stem}.lora_up.weight"] = size * decay * torch.randn(out, rank, generator=generator)
+        state[f"{stem}.alpha"] = torch.tensor(float(rank))
+    adapter_file.write(state, path, precision="fp32")
+    return path.name
+
+
+@pytest.fixture
+def two(host):
+    return place(host, "content", 1, (1, 4, 9)), place(host, "style", 2, (6,))
+
+
+def pick(graph, name, weight=1.0, **more):
+    return graph.node("LoRA2Pick", lora_name=name, weight=weight, **more)
+
+
+EVERYTHING = {"keep": "everything", "rank": 32, "energy": 0.95, "megabytes": 50.0}
+
+
+def merged(graph, *picks, **changes):
+    sockets = {f"loras.lora_{i}": link[0] for i, link in enumerate(picks)}
+    return graph.node("LoRA2Merge", **(EVERYTHING | changes), **sockets)
+
+
+def with_host_loader(name, strength):
+    def adapt(graph, loaded):
+        model, clip = loaded.model, loaded.clip
+        for file, weight in zip(name, strength, strict=True):
+            node = graph.node(
+                "LoraLoader", model=model, clip=clip, lora_name=file, strength_model=weight,
+                strength_clip=weight,
+            )  # fmt: skip
+            model, clip = node[0], node[1]
+        return model, clip
+
+    return adapt
+
+
+def with_load(name, **settings):
+    def adapt(graph, loaded):
+        node = graph.node(
+            "LoRA2Load", model=loaded.model, clip=loaded.clip, lora_name=name,
+            strength_model=settings.pop("strength_model", 1.0), **settings,
+        )  # fmt: skip
+        return node[0], node[1]
+
+    return adapt
+
+
+def test_a_merge_samples_as_its_inputs_one_after_the_other(host, two):
+    def adapt(graph, loaded):
+        lora = merged(graph, pick(graph, two[0], 0.8), pick(graph, two[1], 0.5))
+        model = graph.node(
+            "LoraModelLoader", model=loaded.model, lora=lora[0], strength_model=1.0, bypass=False
+        )
+        return model[0], loaded.clip
+
+    plain = graphs.sample(host)
+    found = graphs.sample(host, adapt)
+    expected = graphs.sample(host, with_host_loader(two, (0.8, 0.5)))
+    assert (expected - plain).abs().max() > 0.1  # the adapters do something
+    assert torch.allclose(found, expected, atol=2e-3 * float(expected.abs().max()))
+
+
+def test_merge_then_save_and_what_the_file_says(host, two):
+    graph = Graph()
+    lora = merged(
+        graph, pick(graph, two[0], 0.8), pick(graph, two[1], 0.5, cross_attention=0.0),
+        keep="rank", rank=5,
+    )  # fmt: skip
+    saved = graphs.save(graph, lora, "merged/both")
+    preview = graph.node("PreviewAny", source=lora[1])
+    run = host.run(graph)
+    state = adapter_file.read(graphs.saved_file(host, run, saved))
+    assert max(f.rank for f in components(state).values()) == 5
+    expected = "content.safetensors × 0.8, style.safetensors × 0.5"
+    assert state.metadata["modelspec.merged_from"] == expected
+    sources = [components(adapter_file.read(host.base / "models" / "loras" / n)) for n in two]
+    cross = next(n for n in components(state) if n.endswith("attn2_to_q"))
+    rank = min(5, sources[0][cross].rank)
+    found = components(state)[cross].delta()
+    u, s, vt = torch.linalg.svd(0.8 * sources[0][cross].delta(), full_matrices=False)
+    assert torch.allclose(found, (u[:, :rank] * s[:rank]) @ vt[:rank], atol=1e-4)
+    text = run.outputs[lora.id]["text"][0]
+    assert "% of the energy kept" in text
+    assert "retained" in str(run.outputs[preview.id])
+
+
+def test_compress_a_file_to_megabytes(host, two):
+    graph = Graph()
+    lora = graph.node(
+        "LoRA2Compress", lora_name=two[0], keep="megabytes", rank=1, energy=0.9, megabytes=0.6
+    )
+    saved = graphs.save(graph, lora, "small/content", precision="fp16")
+    run = host.run(graph)
+    path = graphs.saved_file(host, run, saved)
+    assert 0.55e6 < path.stat().st_size <= 0.6e6
+    ranks = {f.rank for f in components(adapter_file.read(path)).values()}
+    assert len(ranks) > 1
+
+
+def test_expand_several_to_the_largest(host, two):
+    graph = Graph()
+    lora = graph.node(
+        "LoRA2ExpandRanks",
+        rank=0,
+        **{f"loras.lora_{i}": pick(graph, name)[0] for i, name in enumerate(two)},
+    )
+    saved = graphs.save(graph, lora, "even")
+    run = host.run(graph)
+    names = run.outputs[saved.id]["text"]
+    assert len(names) == 2
+    for text, source in zip(names, two, strict=True):
+        file = host.base / "models" / "loras" / text.removeprefix("saved ").rsplit(" (", 1)[0]
+        found = components(adapter_file.read(file))
+        before = components(adapter_file.read(host.base / "models" / "loras" / source))
+        assert {f.rank for f in found.values()} == {9}
+        for name, factors in found.items():
+            assert torch.allclose(factors.delta(), before[name].delta(), atol=1e-6)
+
+
+def test_load_with_everything_is_the_hosts_loader_to_the_bit(host, two):
+    ours = graphs.sample(host, with_load(two[0], **EVERYTHING))
+    theirs = graphs.sample(host, with_host_loader(two[:1], (1.0,)))
+    assert torch.equal(ours, theirs)
+
+
+def loaded(host, name, **settings):
+    """What LoRA2Load says in its node, and its report."""
+    graph = Graph()
+    model, clip, _ = checkpoints.load(host, graph, "small_koala")
+    node = graph.node(
+        "LoRA2Load", model=model, clip=clip, lora_name=name, strength_model=1.0, **settings
+    )
+    graph.node("PreviewAny", source=node[2])
+    run = host.run(graph)
+    return run.outputs[node.id]["text"][0]
+
+
+def test_load_to_a_budget_says_what_is_left(host, two):
+    full = loaded(host, two[0])
+    assert full.startswith("matched 168 of 168 components") and "energy" not in full
+    text = loaded(host, two[0], **(EVERYTHING | {"keep": "megabytes", "megabytes": 0.7}))
+    assert "mean rank 4.7 → " in text and "% of the energy kept" in text
+    assert float(text.rsplit(", ", 1)[1].removesuffix(" MB")) <= 0.7
+    again = loaded(host, two[0], **(EVERYTHING | {"keep": "rank", "rank": 2}))
+    assert "mean rank 4.7 → 1.7" in again
+
+
+def test_strengths_by_attention_and_block(host, two):
+    nothing = {"self_attention": 0.0, "cross_attention": 0.0}
+    assert torch.equal(graphs.sample(host, with_load(two[0], **nothing)), graphs.sample(host))
+    down = graphs.sample(host, with_load(two[0], blocks="up=0"))
+    up = graphs.sample(host, with_load(two[0], blocks="down=0"))
+    both = graphs.sample(host, with_load(two[0], blocks="down=1, up=1"))
+    assert not torch.allclose(down, up)
+    expected = graphs.sample(host, with_host_loader(two[:1], (1.0,)))
+    assert torch.allclose(both, expected, atol=1e-4 * float(expected.abs().max()))
+
+
+def refused(host, graph, word):
+    run = host.run(graph, check=False)
+    assert run.error is not None
+    assert word in run.error["exception_message"], run.error["exception_message"]
+
+
+def test_bad_input_is_named(host, two):
+    graph = Graph()
+    graphs.save(graph, merged(graph, pick(graph, "(connected lora)")), "never")
+    refused(host, graph, "not connected")
+    graph = Graph()
+    limits = {"keep": "megabytes", "rank": 1, "energy": 0.9, "megabytes": 0.01}
+    graphs.save(graph, graph.node("LoRA2Compress", lora_name=two[0], **limits), "never")
+    refused(host, graph, "give at least")
+    graph = Graph()
+    lora = graph.node("LoRA2ExpandRanks", rank=3, **{"loras.lora_0": pick(graph, two[0])[0]})
+    graphs.save(graph, lora, "never")
+    refused(host, graph, "compress")
+    graph = Graph()
+    lora = graph.node("LoRA2ExpandRanks", rank=0, **{"loras.lora_0": pick(graph, two[0], 0.5)[0]})
+    graphs.save(graph, lora, "never")
+    refused(host, graph, "LoRA² Merge")
+    graph = Graph()
+    model, clip, _ = checkpoints.load(host, graph, "small_koala")
+    node = graph.node(
+        "LoRA2Load", model=model, clip=clip, lora_name=two[0], strength_model=1.0, blocks="left=2"
+    )
+    graph.node("PreviewAny", source=node[2])
+    refused(host, graph, "left=2")
+    assert not list((host.base / "models" / "loras").glob("never*"))
