@@ -1,4 +1,4 @@
-"""Merging and compressing full-size SDXL adapters: ours beside a dense SVD, and the memory it takes.
+"""Merging and compressing full-size SDXL adapters: ours beside a dense SVD, and its memory.
 
 python benchmarks/rank_tools.py [--every 40] [--out FILE.json]
 
