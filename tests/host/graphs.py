@@ -7,6 +7,11 @@ import torch
 from host import checkpoints
 from host.comfy_host import ROOT, ComfyHost, Graph, Node, Run
 from safetensors.torch import load_file
+from unet_shapes import KOALA_SMALL, unet_shapes
+
+from lora2_core import adapter_file
+from lora2_core.adapter_file import LoraState
+from lora2_core.file_metadata import kohya_name
 
 PHOTOGRAPHS = ROOT / "tests" / "data" / "dog"
 SETTINGS = {
@@ -56,6 +61,28 @@ def saved_file(host: ComfyHost, run: Run, node: Node) -> Path:
     """The file that a LoRA2Save node says it wrote."""
     text = run.outputs[node.id]["text"][0]
     return host.base / "models" / "loras" / text.removeprefix("saved ").rsplit(" (", 1)[0]
+
+
+def random_lora(
+    host: ComfyHost, name: str, seed: int, ranks: tuple[int, ...], size: float = 0.02
+) -> str:
+    """A LoRA of the small KOALA's attention, ranks in turn, in the host's loras folder."""
+    path = host.base / "models" / "loras" / f"{name}.safetensors"
+    if path.exists():
+        return path.name
+    generator = torch.Generator().manual_seed(seed)
+    state = LoraState()
+    shapes = {k.removesuffix(".weight"): s for k, s in unet_shapes(KOALA_SMALL).items()}
+    found = [(k, s) for k, s in shapes.items() if ".attn" in k and ".to_" in k and len(s) == 2]
+    for index, (module, (out, into)) in enumerate(found):
+        rank = ranks[index % len(ranks)]
+        stem = kohya_name(module)
+        decay = 0.8 ** torch.arange(rank)
+        state[f"{stem}.lora_down.weight"] = torch.randn(rank, into, generator=generator)
+        state[f"{stem}.lora_up.weight"] = size * decay * torch.randn(out, rank, generator=generator)
+        state[f"{stem}.alpha"] = torch.tensor(float(rank))
+    adapter_file.write(state, path, precision="fp32")
+    return path.name
 
 
 def sample(

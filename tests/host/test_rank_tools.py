@@ -4,36 +4,15 @@ import pytest
 import torch
 from host import checkpoints, graphs
 from host.comfy_host import Graph
-from unet_shapes import KOALA_SMALL, unet_shapes
 
 from lora2_core import adapter_file
-from lora2_core.adapter_file import LoraState, components
-from lora2_core.file_metadata import kohya_name
-
-
-def place(host, name, seed, ranks, size=0.02):
-    """A LoRA of the small KOALA's attention, ranks in turn, in the host's loras folder."""
-    path = host.base / "models" / "loras" / f"{name}.safetensors"
-    if path.exists():
-        return path.name
-    generator = torch.Generator().manual_seed(seed)
-    state = LoraState()
-    shapes = {k.removesuffix(".weight"): s for k, s in unet_shapes(KOALA_SMALL).items()}
-    found = [(k, s) for k, s in shapes.items() if ".attn" in k and ".to_" in k and len(s) == 2]
-    for index, (module, (out, into)) in enumerate(found):
-        rank = ranks[index % len(ranks)]
-        stem = kohya_name(module)
-        decay = 0.8 ** torch.arange(rank)
-        state[f"{stem}.lora_down.weight"] = torch.randn(rank, into, generator=generator)
-        state[f"{stem}.lora_up.weight"] = size * decay * torch.randn(out, rank, generator=generator)
-        state[f"{stem}.alpha"] = torch.tensor(float(rank))
-    adapter_file.write(state, path, precision="fp32")
-    return path.name
+from lora2_core.adapter_file import components
 
 
 @pytest.fixture
 def two(host):
-    return place(host, "content", 1, (1, 4, 9)), place(host, "style", 2, (6,))
+    content = graphs.random_lora(host, "content", 1, (1, 4, 9))
+    return content, graphs.random_lora(host, "style", 2, (6,))
 
 
 def pick(graph, name, weight=1.0, **more):

@@ -1,6 +1,6 @@
 """Makes the pictures of the graphs: workflows/*.jpg beside the templates, and docs/train.jpg.
 
-    python tests/web/make_pictures.py
+    python tests/web/make_pictures.py [NAME …]
 
 Needs what the tests of this folder need. Run it again when a template or a node changes its looks.
 """
@@ -12,11 +12,11 @@ from pathlib import Path
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT / "tests"))
+sys.path += [str(ROOT / "tests"), str(ROOT)]
 
 from host import checkpoints, graphs  # noqa: E402
 from host.comfy_host import open_host  # noqa: E402
-from web.page import Page, open_browser, open_page, template  # noqa: E402
+from web.page import TEMPLATES, Page, open_browser, open_page, template  # noqa: E402
 
 _MARGIN = 24  # pixels around the graph
 _AROUND_GRAPH = """
@@ -68,28 +68,42 @@ def write(picture: Image.Image, path: Path, width: int, limit: int) -> None:
     print(f"{path.relative_to(ROOT)}: {width} × {height}, {data.tell() / 1024:.0f} KB")
 
 
+def picture_of_training(page: Page, checkpoint: str) -> None:
+    """The training graph after a run, for the README."""
+    page.load(template("lora2_train"))
+    page.set("CheckpointLoaderSimple", ckpt_name=checkpoint)
+    page.set("LoadImageDataSetFromFolder", folder="my_subject")
+    page.set("LoRA2Train", preset="small", steps=60, training_dtype="fp32")
+    page.run(timeout=600)
+    page.tab.evaluate("document.querySelectorAll('textarea').forEach(e => e.scrollTop = 0)")
+    write(picture_of_graph(page), ROOT / "docs" / "train.jpg", 1400, 200 * 1024)
+
+
+CHOICES = {  # what a user would have chosen in a template
+    "lora2_train": ("LoadImageDataSetFromFolder", {"folder": "my_subject"}),
+    "lora2_generate": ("LoRA2Load", {"lora_name": "my_subject.safetensors"}),
+    "lora2_merge": ("LoRA2Pick", {"lora_name": "my_subject.safetensors"}),
+    "lora2_compress": ("LoRA2Compress", {"lora_name": "my_subject.safetensors"}),
+}
+
+
 def main() -> None:
+    wanted = sys.argv[1:] or ["train", *TEMPLATES]
     with open_host() as host, open_browser() as browser:
         checkpoint = checkpoints.place(host, "small_koala")
         host.add_images(graphs.PHOTOGRAPHS, "my_subject", size=128)
+        (host.base / "models" / "loras" / "my_subject.safetensors").touch()
         with open_page(browser, host, "classic", width=2300, height=1300) as page:
-            page.load(template("lora2_train"))
-            page.set("CheckpointLoaderSimple", ckpt_name=checkpoint)
-            page.set("LoadImageDataSetFromFolder", folder="my_subject")
-            page.set("LoRA2Train", preset="small", steps=60, training_dtype="fp32")
-            page.run(timeout=600)
-            # the totals stand at the end of the report
-            page.tab.evaluate(
-                "document.querySelectorAll('textarea').forEach(e => e.scrollTop = e.scrollHeight)"
-            )
-            write(picture_of_graph(page), ROOT / "docs" / "train.jpg", 1400, 200 * 1024)
-            page.load(template("lora2_train"))
-            page.set("LoadImageDataSetFromFolder", folder="my_subject")
-            write(picture_of_graph(page), ROOT / "workflows" / "lora2_train.jpg", 800, 60 * 1024)
-            page.load(template("lora2_generate"))
-            page.refresh()
-            page.set("LoRA2Load", lora_name="lora2/my_subject_00001.safetensors")
-            write(picture_of_graph(page), ROOT / "workflows" / "lora2_generate.jpg", 800, 60 * 1024)
+            if "train" in wanted:
+                picture_of_training(page, checkpoint)
+            for name in TEMPLATES:
+                if name in wanted:
+                    page.load(template(name))
+                    page.refresh()
+                    node, chosen = CHOICES[name]
+                    page.set(node, **chosen)
+                    picture = picture_of_graph(page)
+                    write(picture, ROOT / "workflows" / f"{name}.jpg", 800, 60 * 1024)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from host import checkpoints
+from host import checkpoints, graphs
 from web.page import RENDERERS, template
 
 
@@ -46,3 +46,51 @@ def test_train_then_generate(page, web_host):
     assert page.complaints() == []
     if not shows_text:
         pytest.skip("ran, but this page's Nodes 2.0 shows no node's progress text")
+
+
+def test_merge_then_compress(page, web_host):
+    names = [
+        graphs.random_lora(web_host, f"{word}_{page.renderer}", seed, ranks)
+        for word, seed, ranks in (("content", 1, (1, 4, 9)), ("style", 2, (6,)))
+    ]
+    page.load(template("lora2_merge"))
+    page.refresh()
+    page.tab.evaluate(
+        """names => app.graph._nodes.filter(node => node.type === "LoRA2Pick").forEach(
+          (node, i) => node.widgets.find(w => w.name === "lora_name").value = names[i])""",
+        names,
+    )
+    page.set("LoRA2Merge", keep="megabytes", megabytes=1.0)
+    page.set("LoRA2Save", prefix=f"merged/{page.renderer}")
+    outputs = page.run()
+    said = outputs[page.node_id("LoRA2Merge")]["text"][0]
+    assert re.fullmatch(r"168 components, mean rank 10\.7 → \S+, \S+ % of the energy kept", said)
+    name = outputs[page.node_id("LoRA2Save")]["text"][0].removeprefix("saved ").split(" (")[0]
+    assert page.overlaps() == []
+
+    page.load(template("lora2_compress"))
+    page.refresh()
+    page.set("LoRA2Compress", lora_name=name, keep="rank", rank=1)
+    page.set("LoRA2Save", prefix=f"compressed/{page.renderer}")
+    said = page.run()[page.node_id("LoRA2Compress")]["text"][0]
+    assert "→ 1.0," in said
+    assert page.overlaps() == []
+    assert page.complaints() == []
+
+
+def test_a_connected_socket_makes_room_for_the_next(page, web_host):
+    if web_host.version.startswith("0.8."):
+        pytest.skip("this page has eight sockets from the start")
+    page.load(template("lora2_merge"))
+    sockets = """() => app.graph._nodes.find(node => node.type === "LoRA2Merge").inputs
+      .filter(input => input.name.startsWith("loras.")).length"""
+    assert page.tab.evaluate(sockets) == 3
+    page.tab.evaluate(
+        """() => {
+          const pick = LiteGraph.createNode("LoRA2Pick");
+          app.graph.add(pick);
+          const merge = app.graph._nodes.find(node => node.type === "LoRA2Merge");
+          pick.connect(0, merge, merge.inputs.findIndex(i => i.name === "loras.lora_2"));
+        }"""
+    )
+    page.tab.wait_for_function(f"({sockets})() === 4")

@@ -8,7 +8,7 @@ from PIL import Image
 from web.page import TEMPLATES, template
 
 
-def test_the_server_offers_both_with_pictures(web_host):
+def test_the_server_offers_all_with_pictures(web_host):
     assert sorted(web_host.get("/api/workflow_templates")[PACK]) == sorted(TEMPLATES)
     for name in TEMPLATES:
         data = web_host.request(f"/api/workflow_templates/{PACK}/{name}.jpg")
