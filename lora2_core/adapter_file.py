@@ -8,7 +8,7 @@ import errno
 import itertools
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,6 +164,12 @@ def components(state: Mapping[str, Tensor]) -> dict[str, Factors]:
     return {
         stored.name: load_factors(state, stored, note) for stored in stored_components(seen(state))
     }
+
+
+def alphas(state: Mapping[str, Tensor], listed: Iterable[Stored]) -> dict[str, float | None]:
+    """Component → alpha, or None where the file has none."""
+    note = file_metadata.read_peft_note(getattr(state, "metadata", {}))
+    return {stored.name: _alpha(state, stored, note) for stored in listed}
 
 
 def load_factors(state: Mapping[str, Tensor], stored: Stored, note: Mapping) -> Factors:

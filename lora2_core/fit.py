@@ -1,11 +1,11 @@
 """Whether an adapter belongs to a model: by name and by shape, before anything is applied."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from .adapter_file import Factors
 from .errors import LoRA2Error
+from .file_names import Stored
 
 _TEXT = ("lora_te", "text_encoder")
 
@@ -26,22 +26,23 @@ class Fit:
 
 
 def fit(
-    components: Mapping[str, Factors], shapes: Mapping[str, Sequence[int]], name: str, model: str
+    listed: Iterable[Stored], shapes: Mapping[str, Sequence[int]], name: str, model: str
 ) -> Fit:
     """Compares an adapter's components with the weights a model offers.
 
-    components: from adapter_file.components. shapes: weight shape [m, n…] of every component name
+    listed: from file_names.stored_components. shapes: weight shape [m, n…] of every component name
     that the model understands. name, model: for the message. Raises LoRA2Error if no component
     fits, or if one that is named alike has another shape (another architecture).
     """
+    components = {stored.name: _size(stored.shape) for stored in listed}
     placed = [component for component in components if component in shapes]
-    misfits = [c for c in placed if _size(components[c]) != (shapes[c][0], prod(shapes[c][1:]))]
+    misfits = [c for c in placed if components[c] != _size(shapes[c])]
     if misfits:
         worst = misfits[0]
         raise LoRA2Error(
             f"{name} was made for another architecture than {model}: {len(misfits)} of its "
             f"{len(components)} components have another shape ({worst} is "
-            f"{'×'.join(map(str, _size(components[worst])))}, the model has "
+            f"{'×'.join(map(str, components[worst]))}, the model has "
             f"{'×'.join(map(str, shapes[worst]))}); load the checkpoint that it was trained on"
         )
     if not placed:
@@ -53,5 +54,5 @@ def fit(
     return Fit(placed, [component for component in components if component not in shapes])
 
 
-def _size(factors: Factors) -> tuple[int, int]:
-    return factors.up.shape[0], factors.down[0].numel()
+def _size(shape: Sequence[int]) -> tuple[int, int]:
+    return shape[0], prod(shape[1:])

@@ -5,7 +5,7 @@ from math import prod
 
 from torch import Tensor
 
-from .adapter_file import LoraState, components
+from .adapter_file import LoraState, alphas
 from .file_header import Header
 from .file_metadata import read_rank_note
 from .file_names import Stored, seen, seen_in_header, stored_components
@@ -15,18 +15,19 @@ from .rank_tools.outcome import Outcome
 FORMAT = 1
 
 
-def report(state: LoraState) -> dict:
+def report(state: LoraState, listed: list[Stored] | None = None) -> dict:
     """Ranks and sizes of an adapter in memory.
 
     {"format", "method", "totals": {components, bytes, parameters, mean_rank, weighted_mean_rank,
     min_rank, max_rank, rank_one}, "components": [{name, rank, shape [m, n…], alpha, nu, bytes}…]}.
     alpha is null where the file has none (scale 1); nu and method are null where unknown. bytes
     count factors and alpha as they are held. weighted_mean_rank weighs each component by its
-    parameters a unit of rank, m + n. Raises LoRA2Error for what adapter_file.components refuses.
+    parameters a unit of rank, m + n. listed: stored_components' list, if it is known. Raises
+    LoRA2Error for what adapter_file.components refuses.
     """
-    alphas = {name: factors.alpha for name, factors in components(state).items()}
+    listed = listed or stored_components(seen(state))
     sizes = {key: _held(tensor) for key, tensor in state.items()}
-    return _report(stored_components(seen(state)), sizes, alphas, state.metadata)
+    return _report(listed, sizes, alphas(state, listed), state.metadata)
 
 
 def report_from_header(header: Header) -> dict:
@@ -50,7 +51,7 @@ def with_cut(report: dict, outcome: Outcome | Expanded) -> dict:
 def _report(
     listed: list[Stored],
     sizes: Mapping[str, int],
-    alphas: Mapping[str, float | None],
+    alpha_of: Mapping[str, float | None],
     metadata: Mapping[str, str],
 ) -> dict:
     method, noted = read_rank_note(metadata)
@@ -63,7 +64,7 @@ def _report(
                 "name": stored.name,
                 "rank": stored.rank,
                 "shape": list(stored.shape),
-                "alpha": alphas.get(stored.name),
+                "alpha": alpha_of.get(stored.name),
                 # a merge or a truncation changes the rank, and ν then no longer tells of it
                 "nu": nu if rank == stored.rank else None,
                 "bytes": sum(sizes[key] for key in keys if key is not None),

@@ -2,8 +2,11 @@
 
 from comfy_api.latest import io
 
-from ..lora2_core import adapter_file, rank_report
+from ..lora2_core import rank_report
+from ..lora2_core.adapter_file import LoraState
+from ..lora2_core.file_names import seen, stored_components
 from ..lora2_core.fit import fit
+from ..lora2_core.lazy_file import LazyState
 from ..lora2_core.rank_tools import (
     Adapter,
     Ingredient,
@@ -78,18 +81,22 @@ class LoRA2Load(io.ComfyNode):
         self_attention=1.0, cross_attention=1.0, blocks="", **limits,
     ) -> io.NodeOutput:  # fmt: skip
         limit, shares = cut(**limits), (self_attention, cross_attention, parse_blocks(blocks))
+        outcome = None
         if limit.keeps_all and shares == (1.0, 1.0, parse_blocks("")):
-            state = adapter_file.read(host.lora_path(lora_name))
-            report, said = rank_report.report(state), None
+            # as the host's loader does, without a copy of what the system has mapped
+            file = LazyState(host.lora_path(lora_name))
+            listed, state = stored_components(seen(file)), LoraState(dict(file), file.metadata)
         else:
             adapter = _opened(lora_name, limit, cls.hidden.unique_id)
-            said = merge([Ingredient(adapter, 1.0, *shares)], limit, saved_as=SAVED_AS)
-            state = said.state
-            report = rank_report.with_cut(rank_report.report(state), said)
+            outcome = merge([Ingredient(adapter, 1.0, *shares)], limit, saved_as=SAVED_AS)
+            listed, state = stored_components(seen(outcome.state)), outcome.state
         shapes = host.target_shapes(model, clip)
-        matched = fit(adapter_file.components(state), shapes, lora_name, host.describe(model))
+        text = str(fit(listed, shapes, lora_name, host.describe(model)))
+        report = rank_report.report(state, listed)
+        if outcome is not None:
+            report = rank_report.with_cut(report, outcome)
+            text += f"\n{outcome}, {_megabytes(report):.1f} MB"
         new_model, new_clip = host.apply_lora(model, clip, state, strength_model, strength_clip)
-        text = str(matched) if said is None else f"{matched}\n{said}, {_megabytes(report):.1f} MB"
         host.show_text(text, cls.hidden.unique_id)
         return io.NodeOutput(new_model, new_clip, report, ui={"text": [text]})
 

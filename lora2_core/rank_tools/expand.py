@@ -12,6 +12,8 @@ from .adapters import Adapter
 from .metadata import of_expanded
 from .outcome import KOHYA, Row
 
+_HIGHEST = 20480
+
 
 class Expanded(Mapping[str, Tensor]):
     """The adapter with every component padded by zeros to one rank; computed when asked for.
@@ -68,7 +70,7 @@ def expand(adapter: Adapter, rank: int | None = None) -> Expanded:
 
     Adding such padded factors of two adapters element by element is not their sum: that holds
     cross terms B₁A₂ + B₂A₁. Merge them instead. Raises LoRA2Error for a rank below one of the
-    adapter's.
+    adapter's, or beyond any layer's size.
     """
     highest = highest_rank(adapter)
     if rank is None:
@@ -78,4 +80,6 @@ def expand(adapter: Adapter, rank: int | None = None) -> Expanded:
             f"rank is {rank}, but {adapter.name} has components of rank {highest}; give at least "
             "that, or compress the adapter"
         )
+    if rank > _HIGHEST:
+        raise LoRA2Error(f"rank is {rank}; give at most {_HIGHEST}, no layer has more dimensions")
     return Expanded(adapter, rank)

@@ -5,7 +5,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..errors import LoRA2Error
 from ..low_rank import product_svd
+
+_LARGEST_GRAM = 8192  # rows; of fp64, half a gigabyte
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,16 @@ class Split:
 
 
 def split(up: Tensor, down: Tensor, how: str) -> Split:
-    """Of up @ down, up [m, r] and down [r, n]; how: one of cut.HOW."""
+    """Of up @ down, up [m, r] and down [r, n]; how: one of cut.HOW.
+
+    Raises LoRA2Error for a prefix of more rows than the memory of a Gram matrix allows.
+    """
     if how == "prefix":
+        if down.shape[0] > _LARGEST_GRAM:
+            raise LoRA2Error(
+                f"a component has rank {down.shape[0]}; a prefix is taken of at most "
+                f"{_LARGEST_GRAM}, use svd"
+            )
         return Split(up, down, _error_drops(up, down))
     u, sigma, vt = product_svd(up, down)
     root = sigma.sqrt()

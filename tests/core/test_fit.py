@@ -1,12 +1,11 @@
 """An adapter and a model: by name and by shape."""
 
 import pytest
-import torch
 from unet_shapes import KOALA_700M, SDXL, unet_shapes
 
-from lora2_core.adapter_file import Factors
 from lora2_core.errors import LoRA2Error
 from lora2_core.file_metadata import kohya_name
+from lora2_core.file_names import Seen, Stored, stored_components
 from lora2_core.fit import fit
 
 
@@ -19,11 +18,11 @@ def attention(config) -> dict[str, tuple[int, ...]]:
     }
 
 
-def adapter(shapes) -> dict[str, Factors]:
-    return {
-        name: Factors(torch.empty(2, n, device="meta"), torch.empty(m, 2, device="meta"), 1.0)
-        for name, (m, n) in shapes.items()
-    }
+def adapter(shapes) -> list[Stored]:
+    return stored_components(
+        {f"{name}.lora_down.weight": Seen((2, n), True) for name, (_, n) in shapes.items()}
+        | {f"{name}.lora_up.weight": Seen((m, 2), True) for name, (m, _) in shapes.items()}
+    )
 
 
 @pytest.mark.parametrize("config", [SDXL, KOALA_700M])
@@ -56,6 +55,11 @@ def test_text_encoders_ask_for_clip():
 
 
 def test_convolutions_compare_flattened():
-    factors = Factors(torch.empty(2, 8, 3, 3), torch.empty(16, 2, 1, 1), None)
-    found = fit({"c": factors}, {"c": (16, 8, 3, 3)}, "x", "y")
+    listed = stored_components(
+        {
+            "c.lora_down.weight": Seen((2, 8, 3, 3), True),
+            "c.lora_up.weight": Seen((16, 2, 1, 1), True),
+        }
+    )
+    found = fit(listed, {"c": (16, 72)}, "x", "y")
     assert found.placed == ["c"]

@@ -12,7 +12,16 @@ from safetensors.torch import save_file
 from lora2_core import adapter_file
 from lora2_core.adapter_file import LoraState, components, read, write
 from lora2_core.errors import LoRA2Error
-from lora2_core.rank_tools import Cut, Ingredient, compress, expand, merge, open_adapter
+from lora2_core.rank_tools import (
+    Cut,
+    Ingredient,
+    compress,
+    expand,
+    factorised,
+    merge,
+    open_adapter,
+    parse_blocks,
+)
 
 STEM = "lora_unet_input_blocks_4_1_transformer_blocks_0_"
 LAYERS = {  # component → shape of its layer
@@ -341,6 +350,61 @@ def test_any_merge_is_the_weighted_sum(ranks, others, weights):
         assert (delta - expected).norm() <= 1e-5 * (1 + expected.norm())
 
 
+def test_a_rank_of_millions_takes_no_memory_of_its_square():
+    state = LoraState()
+    state["lora_unet_x.lora_down.weight"] = torch.ones(2_000_000, 1)
+    state["lora_unet_x.lora_up.weight"] = torch.ones(1, 2_000_000)
+    [a] = opened(state)
+    outcome = compress(a, Cut(rank=4))
+    assert [(row.before, row.after) for row in outcome.rows] == [(2_000_000, 1)]
+    with pytest.raises(LoRA2Error, match="rank 2000000"):
+        compress(a, Cut(rank=4, how="prefix"))
+
+
+# cuts of what is kept in memory, strengths of blocks
+
+
+@pytest.mark.parametrize("how", ["svd", "prefix"])
+@pytest.mark.parametrize("cut", [{"rank": 3}, {"energy": 0.8}, {"megabytes": 0.05}])
+def test_known_directions_give_the_same_cut(how, cut):
+    state = adapter(0, 8)
+    [a] = opened(state)
+    limit = Cut(how=how, **cut)
+    shares = (0.7, 0.5, 2.0, parse_blocks("down=0.25"))
+    plain = merge([Ingredient(a, *shares)], limit)
+    quick = merge([Ingredient(factorised(a, how), *shares)], limit)
+    assert [r.after for r in plain.rows] == [r.after for r in quick.rows]
+    assert [r.retained for r in plain.rows] == pytest.approx([r.retained for r in quick.rows])
+    one, two = deltas(plain.state), deltas(quick.state)
+    assert all(error(one[name], two[name]) < 1e-5 for name in one)
+
+
+def test_a_factorisation_reads_the_adapter_no_more(monkeypatch):
+    [a] = opened(adapter(0, 8))
+    known = factorised(a, "svd")
+    monkeypatch.setattr(type(a), "factors", lambda *_: pytest.fail("read again"))
+    assert {row.after for row in compress(known, Cut(rank=3)).rows} == {3}
+    assert compress(known, Cut(megabytes=0.05)).retained < 1
+
+
+def test_block_strengths():
+    strengths = parse_blocks("down=0.5, up4=0;\nmiddle = 2")
+    name = "lora_unet_{}_1_transformer_blocks_0_attn1_to_q"
+    found = {
+        block: strengths.of(name.format(block))
+        for block in ("input_blocks_4", "middle_block_1", "output_blocks_4", "output_blocks_5")
+    }
+    assert list(found.values()) == [0.5, 2.0, 0.0, 1.0]
+    assert strengths.of("lora_te1_text_model_encoder_layers_0_mlp_fc1") == 1.0
+    assert parse_blocks(" ").of(name.format("input_blocks_4")) == 1.0
+
+
+@pytest.mark.parametrize("text", ["left=1", "down", "down=", "down=x", "up=nan", "up=1=2"])
+def test_odd_block_strengths_are_named(text):
+    with pytest.raises(LoRA2Error, match="blocks has"):
+        parse_blocks(text)
+
+
 # expand
 
 
@@ -367,6 +431,8 @@ def test_expansion_below_a_rank_is_refused_and_names_compress():
     [a] = opened(adapter(0, MIXED))
     with pytest.raises(LoRA2Error, match=r"rank is 7.*rank 8.*compress"):
         expand(a, 7)
+    with pytest.raises(LoRA2Error, match="rank is 10000000"):
+        expand(a, 10_000_000)
 
 
 def test_expansion_without_alpha_writes_the_one_that_says_scale_one(tmp_path):
