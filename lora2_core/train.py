@@ -128,7 +128,6 @@ def train(
         stack.enter_context(
             blocks_checkpointed(denoiser.blocks, probe, config.gradient_checkpointing)
         )
-        stack.callback(_forget_scales, adapters)
         for step in range(config.steps):
             parts = []
             step_batches = next(batches)
@@ -213,11 +212,6 @@ def _autocast(device: torch.device, dtype: str):
 
 def _detached(entropy: Tensor | None, like: Tensor) -> Tensor:
     return torch.zeros_like(like) if entropy is None else entropy.detach()
-
-
-def _forget_scales(adapters) -> None:
-    for adapter in adapters:
-        adapter.scale = None
 
 
 def _result(denoiser, adapters, method, losses, config) -> TrainResult:
