@@ -69,8 +69,25 @@ def _bought(wanted: Sequence[tuple[int, int]], costs: Sequence[float], budget: f
     return ranks
 
 
+def mixers(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What turns factors into the best ones of every rank at once, without forming U and V.
+
+    up: [m, r], down: [r, n]. Returns left [r, k], σ [k] falling, right [k, r], k = min(m, r, n):
+    up @ left[:, :i] and right[:i] @ down are the balanced factors U√Σ and √ΣVᵀ of rank i. From the
+    triangles R of two QRs: with R_up R_downᵀ = UΣVᵀ, left = R_downᵀV/√Σ and right = UᵀR_up/√Σ.
+    What is below the rounding of the product counts as 0: divided by √Σ it would be noise.
+    """
+    dtype = torch.promote_types(up.dtype, torch.float32)
+    r_up = torch.linalg.qr(up.to(dtype), mode="r").R
+    r_down = torch.linalg.qr(down.to(dtype).t(), mode="r").R
+    u, sigma, vt = torch.linalg.svd(r_up @ r_down.t(), full_matrices=False)
+    noise = 4 * torch.finfo(dtype).eps * r_up.norm() * r_down.norm()
+    sigma = torch.where(sigma > noise, sigma, 0)
+    inverse = torch.where(sigma > 0, sigma.rsqrt(), 0)
+    return r_down.t() @ vt.t() * inverse, sigma, inverse[:, None] * (u.t() @ r_up)
+
+
 def truncate(up: Tensor, down: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """The best factors of that rank for up @ down, balanced: (U√Σ [m, k], √ΣVᵀ [k, n])."""
-    u, sigma, vt = product_svd(up, down)
-    root = sigma[:rank].sqrt()
-    return u[:, :rank] * root, root[:, None] * vt[:rank]
+    left, _, right = mixers(up, down)
+    return up.to(left.dtype) @ left[:, :rank], right[:rank] @ down.to(right.dtype)

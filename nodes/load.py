@@ -1,12 +1,13 @@
 """LoRA² Load."""
 
 from comfy_api.latest import io
+from safetensors.torch import load_file
 
 from ..lora2_core import rank_report
 from ..lora2_core.adapter_file import LoraState
-from ..lora2_core.file_names import seen, stored_components
+from ..lora2_core.file_header import read_header
+from ..lora2_core.file_names import seen, seen_in_header, stored_components
 from ..lora2_core.fit import fit
-from ..lora2_core.lazy_file import LazyState
 from ..lora2_core.rank_tools import (
     Adapter,
     Ingredient,
@@ -83,9 +84,10 @@ class LoRA2Load(io.ComfyNode):
         limit, shares = cut(**limits), (self_attention, cross_attention, parse_blocks(blocks))
         outcome = None
         if limit.keeps_all and shares == (1.0, 1.0, parse_blocks("")):
+            header = read_header(host.lora_path(lora_name))
+            listed = stored_components(seen_in_header(header))
             # as the host's loader does, without a copy of what the system has mapped
-            file = LazyState(host.lora_path(lora_name))
-            listed, state = stored_components(seen(file)), LoraState(dict(file), file.metadata)
+            state = LoraState(load_file(header.path), header.metadata)
         else:
             adapter = _opened(lora_name, limit, cls.hidden.unique_id)
             outcome = merge([Ingredient(adapter, 1.0, *shares)], limit, saved_as=SAVED_AS)

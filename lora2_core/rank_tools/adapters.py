@@ -76,7 +76,7 @@ def factorised(
     for name, stored in adapter.components.items():
         narrow = adapter.state[stored.down].element_size() <= 2
         dtype = torch.float16 if narrow else torch.float32  # balanced factors fit well
-        kept[name] = split(*adapter.factors(name), how).to(dtype)
+        kept[name] = split(*adapter.factors(name), how).mixed(dtype)
         if on_component is not None:
             on_component(len(kept), len(adapter.components))
     return replace(adapter, splits={**adapter.splits, how: kept})

@@ -12,6 +12,7 @@ from ..file_header import TensorInfo, encode_header
 from ..file_names import Stored
 from .cut import Cut
 from .outcome import Outcome, Row, put
+from .parallel import in_order
 from .split import Split, split
 
 _HASHES = 400  # bytes that writing adds to the metadata: two hashes, a title
@@ -58,16 +59,19 @@ def assemble(
     ranks: list[int] | None = None
     if cut.needs_all:
         energies = []
-        for part in parts:
-            energies.append(part.directions(cut.how).energies)
+        for found in in_order(lambda part: part.directions(cut.how).energies, parts):
+            energies.append(found)
             tick()
         costs = [saved_as.itemsize * _width(part.stored) for part in parts]
         ranks = cut.ranks_of(energies, costs, _overhead(parts, energies, metadata))
+    def work(one: tuple[Part, int | None]) -> tuple[float, float, Tensor, Tensor]:
+        whole, share, (up, down) = _kept(one[0], cut, one[1])
+        return whole, share, up.to(dtype), down.to(dtype)
+
     state, rows = LoraState(None, metadata), []
-    for index, part in enumerate(parts):
-        given = None if ranks is None else ranks[index]
-        whole, share, (up, down) = _kept(part, cut, given)
-        put(state, part.name, part.stored, up.to(dtype), down.to(dtype))
+    given = zip(parts, ranks or [None] * len(parts), strict=True)
+    for part, (whole, share, up, down) in zip(parts, in_order(work, given), strict=True):
+        put(state, part.name, part.stored, up, down)
         rows.append(Row(part.name, part.rank, down.shape[0], whole, share))
         tick()
     return Outcome(state, rows)

@@ -6,21 +6,24 @@ import torch
 from torch import Tensor
 
 from ..errors import LoRA2Error
-from ..low_rank import product_svd
+from ..low_rank import mixers
 
 _LARGEST_GRAM = 8192  # rows; of fp64, half a gigabyte
 
 
 @dataclass(frozen=True)
 class Split:
-    """ΔW = weight · up · down, cut by keeping the first of its directions.
+    """ΔW = weight · up · left · right · down, cut by keeping the first of its directions.
 
-    up: [m, k], down: [k, n]; for svd balanced: (U√Σ, √ΣVᵀ). energies: [k], fp64, what each
-    direction adds to ‖ΔW‖² when those before it are kept.
+    up: [m, r], down: [r, n]. left [r, k] and right [k, r]: low_rank.mixers, or None where up and
+    down are in order themselves. energies: [k], fp64, what each direction adds to ‖ΔW‖² when those
+    before it are kept.
     """
 
     up: Tensor
     down: Tensor
+    left: Tensor | None
+    right: Tensor | None
     energies: Tensor
     weight: float = 1.0
 
@@ -30,17 +33,20 @@ class Split:
             self, weight=self.weight * weight, energies=self.energies * weight * weight
         )
 
-    def to(self, dtype: torch.dtype) -> "Split":
-        """With factors of another dtype, to keep."""
-        return replace(self, up=self.up.to(dtype), down=self.down.to(dtype))
+    def mixed(self, dtype: torch.dtype) -> "Split":
+        """With up and down in order themselves, in another dtype, to keep."""
+        up, down = replace(self, weight=1.0).kept(len(self.energies))
+        return replace(self, up=up.to(dtype), down=down.to(dtype), left=None, right=None)
 
     def kept(self, rank: int) -> tuple[Tensor, Tensor]:
         """(up [m, rank], down [rank, n]) in fp32, the weight in up."""
-        return self.up[:, :rank].float() * self.weight, self.down[:rank].float()
+        if self.left is None:
+            return self.up[:, :rank].float() * self.weight, self.down[:rank].float()
+        return self.up @ (self.left[:, :rank] * self.weight), self.right[:rank] @ self.down
 
 
 def split(up: Tensor, down: Tensor, how: str) -> Split:
-    """Of up @ down, up [m, r] and down [r, n]; how: one of cut.HOW.
+    """Of up @ down, up [m, r] and down [r, n] in fp32; how: one of cut.HOW.
 
     Raises LoRA2Error for a prefix of more rows than the memory of a Gram matrix allows.
     """
@@ -50,10 +56,9 @@ def split(up: Tensor, down: Tensor, how: str) -> Split:
                 f"a component has rank {down.shape[0]}; a prefix is taken of at most "
                 f"{_LARGEST_GRAM}, use svd"
             )
-        return Split(up, down, _error_drops(up, down))
-    u, sigma, vt = product_svd(up, down)
-    root = sigma.sqrt()
-    return Split(u * root, root[:, None] * vt, sigma.double().square())
+        return Split(up, down, None, None, _error_drops(up, down))
+    left, sigma, right = mixers(up, down)
+    return Split(up, down, left, right, sigma.double().square())
 
 
 def _error_drops(up: Tensor, down: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Expanding, merging and compressing adapters, against their dense updates."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -447,21 +448,45 @@ def test_expansion_without_alpha_writes_the_one_that_says_scale_one(tmp_path):
 # files
 
 
-def test_files_are_read_component_by_component(tmp_path, monkeypatch):
-    path = write(adapter(0, 8), tmp_path / "big.safetensors", precision="fp16")
-    held, most = set(), 0
+def test_a_file_is_read_a_few_components_at_a_time(tmp_path, monkeypatch):
+    layers = {f"lora_unet_input_blocks_4_1_x_{i}": (24, 24) for i in range(40)}
+    path = write(adapter(0, 8, layers), tmp_path / "big.safetensors", precision="fp16")
+    read_, finished, ahead = 0, 0, []
     original = adapter_file.load_factors
-    import lora2_core.rank_tools.adapters as adapters
 
     def watched(state, stored, note):
-        nonlocal most
-        held.add(stored.name)
-        most = max(most, len(held))
+        nonlocal read_
+        read_ += 1
+        ahead.append(read_ - finished)
         return original(state, stored, note)
 
-    monkeypatch.setattr(adapters, "load_factors", watched)
-    compress(open_adapter(path), Cut(rank=2), on_component=lambda *_: held.clear())
-    assert most == 1
+    def count(done, total):
+        nonlocal finished
+        finished = done
+
+    monkeypatch.setattr("lora2_core.rank_tools.adapters.load_factors", watched)
+    compress(open_adapter(path), Cut(rank=2), on_component=count)
+    assert read_ == 40 and max(ahead) <= 2 * os.cpu_count() + 2
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_named(tmp_path):
+    path = write(adapter(0, 8), tmp_path / "big.safetensors", precision="fp16")
+    a = open_adapter(path)
+    os.truncate(path, path.stat().st_size - 2000)
+    with pytest.raises(LoRA2Error, match=r"big\.safetensors has become shorter"):
+        compress(a, Cut(rank=2))
+    path.unlink()
+    with pytest.raises(LoRA2Error, match=r"big\.safetensors cannot be read"):
+        compress(a, Cut(rank=2))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn, torch.float64])
+def test_other_floating_points_are_read(tmp_path, dtype):
+    state = {k: t.to(dtype) if t.ndim else t for k, t in adapter(0, 4).items()}
+    save_file(state, tmp_path / "x.safetensors")
+    found = deltas(merge([Ingredient(open_adapter(tmp_path / "x.safetensors"))]).state)
+    expected = {n: f.delta() for n, f in components(LoraState(state)).items()}
+    assert all(error(found[name], delta) < 1e-6 for name, delta in expected.items())
 
 
 def test_a_file_in_pefts_names_comes_out_in_kohyas(tmp_path):
