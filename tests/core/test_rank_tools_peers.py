@@ -2,15 +2,22 @@
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import (
+    FluxPipeline,
+    FluxTransformer2DModel,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from diffusers.utils import convert_state_dict_to_diffusers, convert_state_dict_to_kohya
 from peers import SdxlLora, deltas, error, load_with_diffusers
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from lora2_core.adapter_file import components, read, write
 from lora2_core.backbones.diffusers_unet import DiffusersUNet
+from lora2_core.errors import LoRA2Error
 from lora2_core.file_metadata import kohya_name
 from lora2_core.rank_tools import Cut, Ingredient, compress, expand, merge, open_adapter
 
@@ -108,3 +115,122 @@ def test_diffusers_loads_what_the_tools_make(tmp_path, tool, precision):
     assert {kohya_name(names.module_name(name)) for name in found} == set(expected)
     for name, delta in found.items():
         assert error(delta, expected[kohya_name(names.module_name(name))]) < 1e-6
+
+
+def peft_state(model, targets, seed=3, alpha=4):
+    """A PEFT adapter of unequal ranks on a real model: (state dict, true updates)."""
+    names = [n for n, _ in model.named_modules() if n.endswith(tuple(targets))]
+    model.add_adapter(
+        LoraConfig(
+            r=4,
+            lora_alpha=alpha,
+            target_modules=names,
+            rank_pattern={names[0]: 7},
+            alpha_pattern={names[0]: 7},
+            init_lora_weights=False,
+        )
+    )
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_" in name:
+                parameter.normal_()
+    return get_peft_model_state_dict(model), deltas(model, "default")
+
+
+def small_text_encoder():
+    size = {"hidden_size": 16, "intermediate_size": 32, "projection_dim": 16}
+    return CLIPTextModel(
+        CLIPTextConfig(**size, vocab_size=30, num_hidden_layers=2, num_attention_heads=2)
+    )
+
+
+def test_an_sdxl_file_with_both_text_encoders(tmp_path):
+    unet_layers, updates = peft_state(unet(), ("attn2.to_k",))
+    expected = {}
+    encoders = {}
+    for number in (1, 2):
+        layers, found = peft_state(small_text_encoder(), ("q_proj", "fc1"), seed=number)
+        encoders[number] = layers
+        expected |= {(number, name.removeprefix("text_model.")): d for name, d in found.items()}
+    SdxlLora.save_lora_weights(
+        str(tmp_path),
+        unet_lora_layers=unet_layers,
+        text_encoder_lora_layers=encoders[1],
+        text_encoder_2_lora_layers=encoders[2],
+        weight_name="both.safetensors",
+    )
+    found = components(compress(open_adapter(tmp_path / "both.safetensors"), Cut(rank=9)).state)
+    names = DiffusersUNet(unet())
+    for name, delta in updates.items():
+        assert error(found.pop(kohya_name(names.module_name(name))).delta(), delta) < 1e-5
+    for (number, name), delta in expected.items():
+        key = f"lora_te{number}_text_model_{name.replace('.', '_')}"
+        assert error(found.pop(key).delta(), delta) < 1e-5
+    assert not found
+
+
+def test_a_stable_diffusion_1_file(tmp_path):
+    model = UNet2DConditionModel(
+        block_out_channels=(32, 32, 32, 32), cross_attention_dim=768, attention_head_dim=2
+    )
+    layers, updates = peft_state(model, ("attn2.to_k", "attn1.to_q", "conv2"))
+    StableDiffusionPipeline.save_lora_weights(
+        str(tmp_path), unet_lora_layers=layers, weight_name="sd1.safetensors"
+    )
+    adapter = open_adapter(tmp_path / "sd1.safetensors")
+    assert adapter.architecture == "Stable Diffusion 1"
+    found = components(merge([Ingredient(adapter, 0.5)]).state)
+    names = DiffusersUNet(model)
+    for name, delta in updates.items():
+        assert error(found[kohya_name(names.module_name(name))].delta(), 0.5 * delta) < 1e-5
+    sdxl = tmp_path / "sdxl.safetensors"
+    size = {"unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k": (8, 2048)}
+    save_file(
+        {f"{n}.lora_A.weight": torch.ones(2, s[1]) for n, s in size.items()}
+        | {f"{n}.lora_B.weight": torch.ones(s[0], 2) for n, s in size.items()},
+        sdxl,
+    )
+    with pytest.raises(LoRA2Error, match=r"sd1\.safetensors \(Stable Diffusion 1\)"):
+        merge([Ingredient(adapter), Ingredient(open_adapter(sdxl))])
+
+
+def test_a_flux_file_keeps_its_names_and_loads_again(tmp_path):
+    def flux():
+        torch.manual_seed(0)
+        return FluxTransformer2DModel(
+            in_channels=4, num_layers=1, num_single_layers=1, attention_head_dim=16,
+            num_attention_heads=2, joint_attention_dim=32, pooled_projection_dim=32,
+            axes_dims_rope=(4, 4, 8),
+        )  # fmt: skip
+
+    layers, updates = peft_state(flux(), ("to_q", "to_k"))
+    FluxPipeline.save_lora_weights(
+        str(tmp_path), transformer_lora_layers=layers, weight_name="flux.safetensors"
+    )
+    adapter = open_adapter(tmp_path / "flux.safetensors")
+    assert adapter.architecture == "Flux"
+    path = write(
+        compress(adapter, Cut(energy=1.0)).state, tmp_path / "new.safetensors", precision="fp32"
+    )
+    tensors, _ = FluxPipeline.lora_state_dict(
+        str(tmp_path), weight_name=path.name, return_alphas=True, local_files_only=True
+    )
+    model = flux()
+    FluxPipeline.load_lora_into_transformer(tensors, None, model, adapter_name="peer")
+    for name, delta in deltas(model, "peer").items():
+        assert error(delta, updates[name]) < 1e-5
+
+
+def test_the_hosts_own_names(tmp_path):
+    names = DiffusersUNet(unet())
+    layers, updates = peft_state(unet(), ("attn1.to_v",))
+    tensors = {}
+    for key, tensor in layers.items():
+        module, _, rest = key.partition(".lora_")
+        side = "lora_down" if rest.startswith("A") else "lora_up"
+        tensors[f"diffusion_model.{names.module_name(module)}.{side}.weight"] = tensor.contiguous()
+    save_file(tensors, tmp_path / "host.safetensors")
+    found = components(merge([Ingredient(open_adapter(tmp_path / "host.safetensors"))]).state)
+    for name, delta in updates.items():
+        assert error(found[kohya_name(names.module_name(name))].delta(), delta) < 1e-5
