@@ -1,6 +1,7 @@
 """Adaptive-rank LoRA without ComfyUI."""
 
 import argparse
+import os
 import sys
 from importlib import import_module
 
@@ -30,9 +31,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(given)
     try:
         command.run(options)
+        sys.stdout.flush()
     except LoRA2Error as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever reads, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print("\ninterrupted; nothing was written", file=sys.stderr)
         return 130

@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_pipeline import write_checkpoint, write_folder, write_tokenizer
 
 from lora2_core.__main__ import COMMANDS, main
@@ -186,6 +188,22 @@ def test_inspect_reads_what_peft_wrote_and_names_what_is_broken(tmp_path, capsys
     assert "missing.safetensors" in refused(
         capsys, main(["inspect", str(tmp_path / "missing.safetensors")])
     )
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
+    state = {}
+    for i in range(4000):
+        state[f"lora_unet_layer_{i}.lora_down.weight"] = torch.ones(1, 2)
+        state[f"lora_unet_layer_{i}.lora_up.weight"] = torch.ones(2, 1)
+    save_file(state, tmp_path / "long.safetensors")
+    command = f"{sys.executable} -m lora2_core inspect long.safetensors | head -1"
+    root = Path(__file__).parents[2]
+    found = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True,
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(root)},
+    )  # fmt: skip
+    assert (found.returncode, found.stderr) == (0, "")
+    assert found.stdout == "long.safetensors: 4000 components, 0.06 MB\n"
 
 
 def test_every_command_explains_itself(capsys):
