@@ -1,6 +1,7 @@
 """Other libraries' loaders, as tests compare with them."""
 
 import torch
+from diffusers import UNet2DConditionModel
 from diffusers.loaders import StableDiffusionXLLoraLoaderMixin as SdxlLora
 from peft.tuners.lora import LoraLayer
 
@@ -29,3 +30,23 @@ def deltas(model, adapter: str) -> dict[str, torch.Tensor]:
 
 def error(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
+
+
+def small_unet() -> UNet2DConditionModel:
+    """SDXL's blocks at a tenth of the width and with shorter transformers."""
+    torch.manual_seed(0)
+    return UNet2DConditionModel(
+        sample_size=8,
+        layers_per_block=2,
+        block_out_channels=(16, 32, 32),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 1, 2),
+        attention_head_dim=(2, 4, 4),
+        use_linear_projection=True,
+        cross_attention_dim=24,
+        norm_num_groups=8,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + 16,
+    )

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
 from diffusers.utils import convert_state_dict_to_diffusers, convert_state_dict_to_kohya
-from peers import SdxlLora, deltas, error, load_with_diffusers
+from peers import SdxlLora, deltas, error, load_with_diffusers, small_unet
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from peft.utils import get_peft_model_state_dict
@@ -22,24 +21,8 @@ BOUNDS = {"fp32": 1e-6, "fp16": 5e-4, "bf16": 4e-3}
 
 
 @pytest.fixture
-def unet() -> UNet2DConditionModel:
-    """SDXL's blocks at a tenth of the width and with shorter transformers."""
-    torch.manual_seed(0)
-    return UNet2DConditionModel(
-        sample_size=8,
-        layers_per_block=2,
-        block_out_channels=(16, 32, 32),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        transformer_layers_per_block=(1, 1, 2),
-        attention_head_dim=(2, 4, 4),
-        use_linear_projection=True,
-        cross_attention_dim=24,
-        norm_num_groups=8,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=6 * 8 + 16,
-    )
+def unet():
+    return small_unet()
 
 
 def random_factors(unet, wanted) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:

@@ -9,7 +9,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from diffusers.utils import convert_state_dict_to_diffusers, convert_state_dict_to_kohya
-from peers import SdxlLora, deltas, error, load_with_diffusers
+from peers import SdxlLora, deltas, error, load_with_diffusers, small_unet
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
@@ -24,29 +24,9 @@ from lora2_core.rank_tools import Cut, Ingredient, compress, expand, merge, open
 STYLES = ("peft", "diffusers", "kohya", "diffusers with metadata")
 
 
-def unet() -> UNet2DConditionModel:
-    """SDXL's blocks at a tenth of the width and with shorter transformers."""
-    torch.manual_seed(0)
-    return UNet2DConditionModel(
-        sample_size=8,
-        layers_per_block=2,
-        block_out_channels=(16, 32, 32),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        transformer_layers_per_block=(1, 1, 2),
-        attention_head_dim=(2, 4, 4),
-        use_linear_projection=True,
-        cross_attention_dim=24,
-        norm_num_groups=8,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=6 * 8 + 16,
-    )
-
-
 def trained(seed, path, style, targets=("to_q", "to_v", "conv1")):
     """A PEFT adapter of mixed ranks and alphas, saved in a style; returns its true updates."""
-    model = unet()
+    model = small_unet()
     names = [n for n, _ in model.named_modules() if n.endswith(tuple(targets))]
     config = LoraConfig(
         r=4,
@@ -76,7 +56,7 @@ def trained(seed, path, style, targets=("to_q", "to_v", "conv1")):
         if style == "kohya":
             tensors = convert_state_dict_to_kohya(tensors)
         save_file({k: t.detach().contiguous() for k, t in tensors.items()}, path)
-    names = DiffusersUNet(unet())
+    names = DiffusersUNet(small_unet())
     return {kohya_name(names.module_name(n)): d for n, d in deltas(model, "default").items()}
 
 
@@ -109,7 +89,7 @@ def test_diffusers_loads_what_the_tools_make(tmp_path, tool, precision):
     state = made(tool, tmp_path / "one.safetensors")
     path = write(state, tmp_path / "made.safetensors", precision=precision)
     expected = {name: factors.delta() for name, factors in components(read(path)).items()}
-    model = unet()
+    model = small_unet()
     names = DiffusersUNet(model)
     found = load_with_diffusers(model, path)
     assert {kohya_name(names.module_name(name)) for name in found} == set(expected)
@@ -146,7 +126,7 @@ def small_text_encoder():
 
 
 def test_an_sdxl_file_with_both_text_encoders(tmp_path):
-    unet_layers, updates = peft_state(unet(), ("attn2.to_k",))
+    unet_layers, updates = peft_state(small_unet(), ("attn2.to_k",))
     expected = {}
     encoders = {}
     for number in (1, 2):
@@ -161,7 +141,7 @@ def test_an_sdxl_file_with_both_text_encoders(tmp_path):
         weight_name="both.safetensors",
     )
     found = components(compress(open_adapter(tmp_path / "both.safetensors"), Cut(rank=9)).state)
-    names = DiffusersUNet(unet())
+    names = DiffusersUNet(small_unet())
     for name, delta in updates.items():
         assert error(found.pop(kohya_name(names.module_name(name))).delta(), delta) < 1e-5
     for (number, name), delta in expected.items():
@@ -223,8 +203,8 @@ def test_a_flux_file_keeps_its_names_and_loads_again(tmp_path):
 
 
 def test_the_hosts_own_names(tmp_path):
-    names = DiffusersUNet(unet())
-    layers, updates = peft_state(unet(), ("attn1.to_v",))
+    names = DiffusersUNet(small_unet())
+    layers, updates = peft_state(small_unet(), ("attn1.to_v",))
     tensors = {}
     for key, tensor in layers.items():
         module, _, rest = key.partition(".lora_")
