@@ -1,6 +1,6 @@
 """What can be done with finished adapters of any ranks: expand, merge, compress.
 
-Components are worked on one at a time, read from their files when they are needed.
+Components are worked on a few at a time, read from their files when they are needed.
 """
 
 from .adapters import Adapter, factorised, open_adapter

@@ -1,4 +1,4 @@
-"""Cuts components one after the other, and puts what is left into a new adapter."""
+"""Cuts components, a few at a time, and puts what is left into a new adapter."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
