@@ -6,9 +6,12 @@ from math import prod
 from torch import Tensor
 
 from .adapter_file import LoraState, alphas
+from .errors import LoRA2Error
 from .file_header import Header
 from .file_metadata import read_rank_note
 from .file_names import Stored, seen, seen_in_header, stored_components
+from .module_names import canonical_names
+from .placement import COLUMNS, Place, order, place
 from .rank_tools.expand import Expanded
 from .rank_tools.outcome import Outcome
 
@@ -19,7 +22,9 @@ def report(state: LoraState, listed: list[Stored] | None = None) -> dict:
     """Ranks and sizes of an adapter in memory.
 
     {"format", "method", "totals": {components, bytes, parameters, mean_rank, weighted_mean_rank,
-    min_rank, max_rank, rank_one}, "components": [{name, rank, shape [m, n…], alpha, nu, bytes}…]}.
+    min_rank, max_rank, rank_one}, "components": [{name, section, block, row, column, rank,
+    shape [m, n…], alpha, nu, bytes}…], "rows": [{row, section, block}…], "columns": […]}.
+    section to column: placement.Place; rows and columns are those that occur, in forward order.
     alpha is null where the file has none (scale 1); nu and method are null where unknown. bytes
     count factors and alpha as they are held. weighted_mean_rank weighs each component by its
     parameters a unit of rank, m + n. listed: stored_components' list, if it is known. Raises
@@ -56,12 +61,14 @@ def _report(
 ) -> dict:
     method, noted = read_rank_note(metadata)
     rows = []
+    places = _places(listed)
     for stored in listed:
         nu, rank = noted.get(stored.name, (None, None))
         keys = (stored.down, stored.up, stored.mid, stored.alpha)
         rows.append(
             {
                 "name": stored.name,
+                **places[stored.name]._asdict(),
                 "rank": stored.rank,
                 "shape": list(stored.shape),
                 "alpha": alpha_of.get(stored.name),
@@ -83,7 +90,27 @@ def _report(
         "max_rank": max(ranks),
         "rank_one": ranks.count(1),
     }
-    return {"format": FORMAT, "method": method, "totals": totals, "components": rows}
+    found = sorted(places.values(), key=order)
+    lines = {place.row: place for place in reversed(found)}  # the first of each row
+    return {
+        "format": FORMAT,
+        "method": method,
+        "totals": totals,
+        "components": rows,
+        "rows": [
+            {"row": place.row, "section": place.section, "block": place.block}
+            for place in sorted(lines.values(), key=order)
+        ],
+        "columns": [name for name in COLUMNS if any(place.column == name for place in found)],
+    }
+
+
+def _places(listed: list[Stored]) -> dict[str, Place]:
+    try:
+        names = canonical_names({stored.name: stored.shape for stored in listed})
+    except LoRA2Error:  # one layer under two names; a report can still be given
+        names = {stored.name: stored.name for stored in listed}
+    return {name: place(canonical) for name, canonical in names.items()}
 
 
 def _held(tensor: Tensor) -> int:

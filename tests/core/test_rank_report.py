@@ -29,6 +29,10 @@ def test_a_report_counts_what_is_there(state):
     assert list(rows) == ["lora_unet_a_q", "lora_unet_a_k", "lora_unet_b_conv", "lora_unet_c"]
     assert rows["lora_unet_b_conv"] == {
         "name": "lora_unet_b_conv",
+        "section": "other",
+        "block": "other",
+        "row": "lora_unet_b_conv",
+        "column": "other",
         "rank": 4,
         "shape": [6, 2, 3, 3],
         "alpha": 1.0,
@@ -129,3 +133,23 @@ def test_a_file_that_is_no_lora_is_named(tmp_path):
     )
     with pytest.raises(LoRA2Error, match="LoHa"):
         report_from_header(read_header(path))
+
+
+def test_every_style_of_names_has_its_place_in_the_network():
+    name = "unet.down_blocks.1.attentions.0.transformer_blocks.1.attn2.to_out.0"
+    state = LoraState(
+        {f"{name}.lora_A.weight": torch.ones(2, 8), f"{name}.lora_B.weight": torch.ones(8, 2)}
+    )
+    [row] = report(state)["components"]
+    assert row["name"] == name
+    assert (row["section"], row["block"]) == ("down", "down 4")
+    assert (row["row"], row["column"]) == ("down 4 · 1", "cross out")
+
+
+def test_one_layer_under_two_names_is_reported_all_the_same():
+    names = ("unet.conv_in", "lora_unet_conv_in")
+    state = LoraState()
+    for name in names:
+        state[f"{name}.lora_A.weight"] = torch.ones(2, 8)
+        state[f"{name}.lora_B.weight"] = torch.ones(8, 2)
+    assert [row["name"] for row in report(state)["components"]] == list(names)
