@@ -1,0 +1,67 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { csv, difference, grid, short, values } from "../../../web/lora2_grid.js";
+
+const part = (row, column, rank, more = {}) => ({
+  name: `${row}/${column}`, section: "down", block: row.split(" · ")[0], row, column, rank,
+  shape: [8, 8], alpha: 1, nu: null, bytes: rank * 1e6, ...more,
+});
+
+function report(parts) {
+  const rows = [...new Set(parts.map(p => p.row))].map(row => ({
+    row, section: "down", block: row.split(" · ")[0],
+  }));
+  return { components: parts, rows, columns: [...new Set(parts.map(p => p.column))] };
+}
+
+const PARTS = [
+  part("down 4 · 0", "self q", 2),
+  part("down 4 · 0", "self k", 4, { nu: 0.5 }),
+  part("down 4 · 1", "self q", 8),
+];
+
+test("a cell holds its component, and a hole is null", () => {
+  const found = grid(report(PARTS), "rank");
+  assert.deepEqual(found.columns, ["self q", "self k"]);
+  assert.deepEqual(found.rows.map(row => row.name), ["down 4 · 0", "down 4 · 1"]);
+  assert.equal(found.rows[0].cells[1].value, 4);
+  assert.equal(found.rows[0].cells[1].parts[0].name, "down 4 · 0/self k");
+  assert.equal(found.rows[1].cells[1], null);
+  assert.deepEqual(values(found), [2, 4, 8]);
+});
+
+test("a block has the mean of its ranks and the sum of its megabytes", () => {
+  const [ranks] = grid(report(PARTS), "rank", { blocks: true }).rows;
+  assert.equal(ranks.name, "down 4");
+  assert.deepEqual(ranks.cells.map(cell => cell.value), [5, 4]);
+  const [bytes] = grid(report(PARTS), "bytes", { blocks: true }).rows;
+  assert.deepEqual(bytes.cells.map(cell => cell.value), [10, 4]);
+});
+
+test("what is not known is null, and not zero", () => {
+  const found = grid(report(PARTS), "nu");
+  assert.deepEqual(found.rows[0].cells.map(cell => cell.value), [null, 0.5]);
+  assert.deepEqual(values(found), [0.5]);
+});
+
+test("a difference is taken where both know a value", () => {
+  const other = report([part("down 4 · 0", "self q", 5), part("up 0 · 0", "self q", 1)]);
+  const found = difference(grid(report(PARTS), "rank"), grid(other, "rank"));
+  assert.deepEqual(found.rows.map(row => row.name), ["down 4 · 0", "down 4 · 1", "up 0 · 0"]);
+  assert.equal(found.rows[0].cells[0].value, 3);
+  assert.equal(found.rows[1].cells[0].value, null);
+  assert.equal(found.rows[2].cells[1], null);
+});
+
+test("numbers are short", () => {
+  assert.deepEqual([null, NaN, 3, 12.345, 0.01234, 1234.5, 1e-9].map(short),
+    ["–", "–", "3", "12.3", "0.012", "1235", "1.0e-9"]);
+});
+
+test("a table runs nothing of a stranger's name", () => {
+  const hostile = report([part("down 4 · 0", "self q", 2, { name: '=HYPERLINK("http://x","y")' })]);
+  const [, line] = csv(hostile).split("\r\n");
+  assert.ok(line.startsWith(`"'=HYPERLINK(""http://x"",""y"")"`));
+  assert.equal(csv(report(PARTS)).trim().split("\r\n").length, 4);
+});

@@ -1,0 +1,102 @@
+// A rank report as a grid: a row a layer in forward order, a column a kind of projection.
+
+/** What a cell can show. value: of one component; sum: whether values of a block add up. */
+export const METRICS = {
+  rank: { label: "rank", log: true, value: part => part.rank },
+  bytes: { label: "megabytes", log: true, sum: true, value: part => part.bytes / 1e6 },
+  nu: { label: "ν", log: true, value: part => part.nu },
+  retained: { label: "energy kept", value: part => part.retained },
+  rank90: { label: "rank of 90 % energy", log: true, value: part => part.rank90 },
+  rank99: { label: "rank of 99 % energy", log: true, value: part => part.rank99 },
+  size: { label: "size of the update", log: true, value: part => part.size },
+};
+
+function known(value) {
+  return typeof value === "number" && Number.isFinite(value);
+}
+
+function combined(parts, metric) {
+  const values = parts.map(metric.value).filter(known);
+  if (!values.length) return null;
+  const sum = values.reduce((a, b) => a + b);
+  return metric.sum ? sum : sum / values.length;
+}
+
+/**
+ * { rows: [{ name, section, cells }], columns: [name] }. A cell is null where the network has no
+ * such layer in the adapter, else { value, parts }; value is null where it is not known, and the
+ * mean (of megabytes the sum) where several components share the cell.
+ * blocks: one row a block instead of one a layer.
+ */
+export function grid(report, metric, { blocks = false } = {}) {
+  const found = METRICS[metric];
+  const key = line => (blocks ? line.block : line.row);
+  const rows = new Map();
+  for (const line of report.rows) {
+    if (!rows.has(key(line))) rows.set(key(line), { section: line.section, cells: new Map() });
+  }
+  for (const part of report.components) {
+    const { cells } = rows.get(key(part));
+    if (!cells.has(part.column)) cells.set(part.column, []);
+    cells.get(part.column).push(part);
+  }
+  const lines = [...rows].map(([name, { section, cells }]) => ({
+    name,
+    section,
+    cells: report.columns.map(column =>
+      cells.has(column)
+        ? { value: combined(cells.get(column), found), parts: cells.get(column) }
+        : null),
+  }));
+  return { rows: lines, columns: report.columns };
+}
+
+/** Every value that a grid knows. */
+export function values(found) {
+  return found.rows.flatMap(row => row.cells.map(cell => cell?.value)).filter(known);
+}
+
+/** The second grid minus the first, where both know a value; rows and columns of both. */
+export function difference(first, second) {
+  const columns = [...new Set([...first.columns, ...second.columns])];
+  const names = new Map();
+  for (const row of [...first.rows, ...second.rows]) names.set(row.name, row.section);
+  const cell = (found, name, column) => {
+    const row = found.rows.find(line => line.name === name);
+    return row?.cells[found.columns.indexOf(column)] ?? null;
+  };
+  const rows = [...names].map(([name, section]) => ({
+    name,
+    section,
+    cells: columns.map(column => {
+      const [a, b] = [cell(first, name, column), cell(second, name, column)];
+      if (!a && !b) return null;
+      const both = known(a?.value) && known(b?.value);
+      return { value: both ? b.value - a.value : null, parts: [...(a?.parts ?? []), ...(b?.parts ?? [])] };
+    }),
+  }));
+  return { rows, columns };
+}
+
+/** A number as a cell or a legend shows it. */
+export function short(value) {
+  if (!known(value)) return "–";
+  const size = Math.abs(value);
+  if (size >= 100 || Number.isInteger(value)) return String(Math.round(value));
+  if (size >= 10) return value.toFixed(1);
+  return value.toPrecision(2);
+}
+
+/** The report as CSV, every component a line; text in quotes, and nothing that a table runs. */
+export function csv(report) {
+  const columns = ["name", "row", "column", "rank", "shape", "alpha", "nu", "bytes", "retained"];
+  const cell = value => {
+    if (value === null || value === undefined) return "";
+    if (typeof value === "number") return String(value);
+    const text = Array.isArray(value) ? value.join("×") : String(value);
+    const safe = /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
+    return `"${safe.replaceAll('"', '""')}"`;
+  };
+  const lines = report.components.map(part => columns.map(name => cell(part[name])).join(","));
+  return [columns.join(","), ...lines].join("\r\n") + "\r\n";
+}
