@@ -21,6 +21,19 @@ def product_svd(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return q_up @ u, sigma, vt @ q_down.t()
 
 
+def singular_values(up: Tensor, down: Tensor) -> Tensor:
+    """σ [k], falling, of up @ down; up: [m, r], down: [r, n], k = min(m, r, n)."""
+    r_up, r_down = _triangles(up, down)
+    return torch.linalg.svdvals(r_up @ r_down.t())
+
+
+def _triangles(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+    """R of QR(up) and of QR(downᵀ), in fp32 at least."""
+    dtype = torch.promote_types(up.dtype, torch.float32)
+    r_up = torch.linalg.qr(up.to(dtype), mode="r").R
+    return r_up, torch.linalg.qr(down.to(dtype).t(), mode="r").R
+
+
 def energy_rank(sigma: Tensor, share: float) -> int:
     """The smallest k ≥ 1 with Σ_{i≤k} σ² ≥ share · Σσ²; sigma: [k], falling."""
     energy = sigma.double().square().cumsum(0)
@@ -77,11 +90,9 @@ def mixers(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     triangles R of two QRs: with R_up R_downᵀ = UΣVᵀ, left = R_downᵀV/√Σ and right = UᵀR_up/√Σ.
     What is below the rounding of the product counts as 0: divided by √Σ it would be noise.
     """
-    dtype = torch.promote_types(up.dtype, torch.float32)
-    r_up = torch.linalg.qr(up.to(dtype), mode="r").R
-    r_down = torch.linalg.qr(down.to(dtype).t(), mode="r").R
+    r_up, r_down = _triangles(up, down)
     u, sigma, vt = torch.linalg.svd(r_up @ r_down.t(), full_matrices=False)
-    noise = 4 * torch.finfo(dtype).eps * r_up.norm() * r_down.norm()
+    noise = 4 * torch.finfo(sigma.dtype).eps * r_up.norm() * r_down.norm()
     sigma = torch.where(sigma > noise, sigma, 0)
     inverse = torch.where(sigma > 0, sigma.rsqrt(), 0)
     return r_down.t() @ vt.t() * inverse, sigma, inverse[:, None] * (u.t() @ r_up)

@@ -10,6 +10,7 @@ from .cut import Cut
 from .expand import expand
 from .merge import Ingredient, merge
 from .outcome import Outcome
+from .spectra import Spectra, Spectrum
 
 __all__ = [
     "Adapter",
@@ -17,6 +18,8 @@ __all__ = [
     "Cut",
     "Ingredient",
     "Outcome",
+    "Spectra",
+    "Spectrum",
     "compress",
     "expand",
     "factorised",

@@ -4,6 +4,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
 from typing import TypeVar
 
 import torch
@@ -18,17 +19,40 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[
     cores starve each other.
     """
     workers = max(1, os.cpu_count() or 1)
-    threads = torch.get_num_threads()
     pending: deque[Future[Result]] = deque()
-    torch.set_num_threads(1)
-    try:
-        # each thread has a setting of its own beside the common one
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for item in items:
-                pending.append(pool.submit(work, item))
-                if len(pending) > workers:
-                    yield pending.popleft().result()
-            while pending:
+    # each thread has a setting of its own beside the common one
+    with (
+        _one_thread_each,
+        ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+    ):
+        for item in items:
+            pending.append(pool.submit(work, item))
+            if len(pending) > workers:
                 yield pending.popleft().result()
-    finally:
-        torch.set_num_threads(threads)
+        while pending:
+            yield pending.popleft().result()
+
+
+class _OneThreadEach:
+    """Sets torch to one thread while anybody is within; the last to leave sets it back."""
+
+    def __init__(self):
+        self._lock = Lock()
+        self._within = 0
+        self._before = 1
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._within == 0:
+                self._before = torch.get_num_threads()
+                torch.set_num_threads(1)
+            self._within += 1
+
+    def __exit__(self, *_) -> None:
+        with self._lock:
+            self._within -= 1
+            if self._within == 0:
+                torch.set_num_threads(self._before)
+
+
+_one_thread_each = _OneThreadEach()

@@ -1,0 +1,47 @@
+"""The singular values of an adapter's components, computed when they are first asked for."""
+
+from dataclasses import dataclass
+from threading import Lock
+
+from ..low_rank import energy_rank, singular_values
+from .adapters import Adapter
+from .parallel import in_order
+
+_SHARES = {"rank90": 0.9, "rank99": 0.99}
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """sigma: falling, of ΔW at strength 1. size: ‖ΔW‖. rank90, rank99: the smallest rank that
+    holds that share of the energy Σσ²."""
+
+    sigma: tuple[float, ...]
+    size: float
+    rank90: int
+    rank99: int
+
+
+class Spectra:
+    """Of one adapter; may be asked from several threads. names: its components, in the file's words."""
+
+    def __init__(self, adapter: Adapter):
+        self._adapter = adapter
+        self._canonical = {stored.name: name for name, stored in adapter.components.items()}
+        self._known: dict[str, Spectrum] = {}
+        self._lock = Lock()
+        self.names = list(self._canonical)
+
+    def of(self, name: str) -> Spectrum:
+        """Of the component of that name; raises KeyError if there is none."""
+        canonical = self._canonical[name]
+        if name not in self._known:
+            sigma = singular_values(*self._adapter.factors(canonical))
+            ranks = {key: energy_rank(sigma, share) for key, share in _SHARES.items()}
+            size = float(sigma.double().square().sum().sqrt())
+            self._known[name] = Spectrum(tuple(sigma.tolist()), size, **ranks)
+        return self._known[name]
+
+    def all(self) -> dict[str, Spectrum]:
+        """Of every component, on all cores; a second caller waits for the first."""
+        with self._lock:
+            return dict(zip(self.names, in_order(self.of, self.names), strict=True))
