@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .compress import LoRA2Compress
 from .expand import LoRA2ExpandRanks
+from .heatmap import LoRA2RankHeatmap
 from .load import LoRA2Load
 from .merge import LoRA2Merge
 from .pick import LoRA2Pick
@@ -23,4 +24,5 @@ class LoRA2Extension(ComfyExtension):
             LoRA2Merge,
             LoRA2Compress,
             LoRA2ExpandRanks,
+            LoRA2RankHeatmap,
         ]

@@ -1,5 +1,6 @@
 """The only file that imports the host: its model, memory, progress, interrupt and folders."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,10 @@ import comfy.samplers
 import comfy.sd
 import comfy.utils
 import folder_paths
+import numpy as np
 import torch
+from aiohttp import web
+from PIL import Image
 from server import PromptServer
 from torch import Tensor, nn
 
@@ -263,6 +267,38 @@ def show_text(text: str, node_id: str | None) -> None:
     """A line in the node, drawn by the host's own page."""
     if node_id is not None:
         PromptServer.instance.send_progress_text(text, node_id)
+
+
+def serve_spectra(shown) -> None:
+    """GET /lora2/spectra/TOKEN: a summary of every component; …/NUMBER: the spectrum of one.
+
+    Computed off the event loop. 404 once an adapter is no longer at hand.
+    """
+    routes = PromptServer.instance.routes
+
+    async def answer(function, *given):
+        try:
+            found = await asyncio.to_thread(function, *given)
+        except LoRA2Error as error:
+            return web.json_response({"error": str(error)}, status=422)
+        if found is None:
+            gone = "this adapter is no longer at hand; run the node again"
+            return web.json_response({"error": gone}, status=404)
+        return web.json_response(found)
+
+    @routes.get("/lora2/spectra/{token}")
+    async def summary(request):
+        return await answer(shown.summary, request.match_info["token"])
+
+    @routes.get(r"/lora2/spectra/{token}/{index:\d{1,6}}")
+    async def component(request):
+        found = request.match_info
+        return await answer(shown.component, found["token"], int(found["index"]))
+
+
+def image(picture: Image.Image) -> Tensor:
+    """An RGB picture as the host's IMAGE [1, h, w, 3] in 0..1."""
+    return torch.from_numpy(np.array(picture))[None].float() / 255
 
 
 def loras_folder() -> Path:

@@ -16,68 +16,79 @@ RankReport = io.Custom("LORA2_RANK_REPORT")  # lora2_core.rank_report's dict, JS
 
 Pick = io.Custom("LORA2_PICK")  # lora2_core.rank_tools.Ingredient
 SAVED_AS = torch.float16  # what a size in megabytes counts in: LoRA² Save's default
-_WIRE = "(connected lora)"
+WIRE = "(connected lora)"
 _SOCKETS = 8  # where the host cannot grow them
 
 # Passed by extra_dict because ComfyUI 0.8 has no `advanced` argument; newer pages fold these away.
 ADVANCED = {"advanced": True}
 
 
+def file_input() -> io.Input:
+    """A file of the loras folder, or WIRE."""
+    return io.Combo.Input(
+        "lora_name",
+        options=[WIRE, *host.lora_names()],
+        tooltip="A file of the loras folder, or what is connected.",
+    )
+
+
 def adapter_inputs() -> list:
     """A file of the loras folder or a wire; chosen_adapter reads them."""
-    return [
-        io.Combo.Input(
-            "lora_name",
-            options=[_WIRE, *host.lora_names()],
-            tooltip="A file of the loras folder, or what is connected.",
-        ),
-        LoraModel.Input("lora", optional=True, tooltip="Instead of a file."),
-    ]
+    return [file_input(), LoraModel.Input("lora", optional=True, tooltip="Instead of a file.")]
 
 
 def fingerprint(lora_name: str) -> int | None:
     """Changes with the file, so that it is read again."""
-    return None if lora_name == _WIRE else host.lora_path(lora_name).stat().st_mtime_ns
+    return None if lora_name == WIRE else host.lora_path(lora_name).stat().st_mtime_ns
 
 
 def chosen_adapter(lora_name: str, lora) -> Adapter:
     """What adapter_inputs say; raises LoRA2Error if they say two things or nothing."""
-    if (lora is None) == (lora_name == _WIRE):
+    if (lora is None) == (lora_name == WIRE):
         state = "not connected" if lora is None else "connected"
         raise LoRA2Error(
             f"lora_name is {lora_name!r} and lora is {state}; choose a file, or connect a lora "
-            f"and choose {_WIRE!r}"
+            f"and choose {WIRE!r}"
         )
     if lora is not None:
         return open_adapter(lora, "the connected lora")
     return open_adapter(host.lora_path(lora_name), lora_name)
 
 
-def growing_adapters(tooltip: str) -> list:
-    """Sockets `loras` for any number of adapters; ComfyUI 0.8, which cannot add any, has eight."""
-    socket = io.MultiType.Input("lora", [Pick, LoraModel], tooltip=tooltip)
+def growing(name: str, prefix: str, types: list, tooltip: str, least: int = 1) -> list:
+    """Any number of sockets `name.prefix0`, …; ComfyUI 0.8, which cannot add any, has eight."""
     if hasattr(io, "Autogrow"):
-        template = io.Autogrow.TemplatePrefix(input=socket, prefix="lora_", min=1, max=32)
-        return [io.Autogrow.Input("loras", template=template, tooltip=tooltip)]
+        socket = io.MultiType.Input(prefix.rstrip("_"), types, tooltip=tooltip)
+        template = io.Autogrow.TemplatePrefix(input=socket, prefix=prefix, min=least, max=32)
+        return [io.Autogrow.Input(name, template=template, tooltip=tooltip)]
     return [
         io.MultiType.Input(
-            f"loras.lora_{i}", [Pick, LoraModel], optional=i > 0, display_name=f"lora_{i}",
+            f"{name}.{prefix}{i}", types, optional=i >= least, display_name=f"{prefix}{i}",
             tooltip=tooltip,
         )
         for i in range(_SOCKETS)
     ]  # fmt: skip
 
 
+def connected(inputs: dict, name: str) -> dict:
+    """Socket → what is connected to it, in order; takes growing's values out of `inputs`."""
+    found = dict(inputs.pop(name, None) or {})
+    for key in [key for key in inputs if key.startswith(f"{name}.")]:
+        found[key.removeprefix(f"{name}.")] = inputs.pop(key)
+    order = sorted(found, key=lambda key: int(key.rpartition("_")[2]))
+    return {key: found[key] for key in order if found[key] is not None}
+
+
+def growing_adapters(tooltip: str) -> list:
+    """Sockets for adapters, which `ingredients` reads."""
+    return growing("loras", "lora_", [Pick, LoraModel], tooltip)
+
+
 def ingredients(inputs: dict) -> list[Ingredient]:
-    """What is connected to growing_adapters' sockets, in their order; takes it out of `inputs`."""
-    found = inputs.pop("loras", None) or {}
-    for name in [name for name in inputs if name.startswith("loras.")]:
-        found[name.removeprefix("loras.")] = inputs.pop(name)
-    order = sorted(found, key=lambda name: int(name.rpartition("_")[2]))
-    connected = {name: found[name] for name in order if found[name] is not None}
+    """Picks as they are, a LORA_MODEL with weight 1; takes them out of `inputs`."""
     return [
         lora if isinstance(lora, Ingredient) else Ingredient(open_adapter(lora, name))
-        for name, lora in connected.items()
+        for name, lora in connected(inputs, "loras").items()
     ]
 
 

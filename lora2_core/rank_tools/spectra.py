@@ -22,7 +22,7 @@ class Spectrum:
 
 
 class Spectra:
-    """Of one adapter; may be asked from several threads. names: its components, in the file's words."""
+    """Of one adapter; may be asked from several threads. names: of its components in the file."""
 
     def __init__(self, adapter: Adapter):
         self._adapter = adapter
