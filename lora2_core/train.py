@@ -28,7 +28,8 @@ class StepInfo:
 
     step: steps done, from 1. loss: prediction loss of this step. entropy: mean cross-attention
     entropy in nats, or None. ranks: one a component, in the file's order. parameters: of a
-    file of these ranks. seconds: since start.
+    file of these ranks. seconds: since start. components: module name and weight shape of each,
+    as the file names them; the same tuple every time.
     """
 
     step: int
@@ -38,6 +39,7 @@ class StepInfo:
     ranks: tuple[int, ...]
     parameters: int
     seconds: float
+    components: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     @property
     def megabytes(self) -> float:
@@ -116,6 +118,10 @@ def train(
         layers = [found[name] for name in sorted(found, key=place)]
         probe = EntropyProbe(layers, config.entropy_queries, config.seed) if layers else None
     losses: list[float] = []
+    components = tuple(
+        (denoiser.module_name(adapter.name), tuple(adapter.layer.weight.shape))
+        for adapter in adapters
+    )
     started = time.monotonic()
 
     def result() -> TrainResult:
@@ -161,8 +167,11 @@ def train(
                     rank * (adapter.in_features + adapter.out_features)
                     for rank, adapter in zip(ranks, adapters, strict=True)
                 )
-                info = StepInfo(step + 1, config.steps, loss, mean_entropy, ranks, size, seconds)
-                on_step(info)
+                on_step(
+                    StepInfo(
+                        step + 1, config.steps, loss, mean_entropy, ranks, size, seconds, components
+                    )
+                )  # fmt: skip
         return result()
 
 
