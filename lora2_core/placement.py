@@ -1,6 +1,7 @@
 """Where in the network a component sits: a row a block, a column a kind of layer."""
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 _ATTENTION = {"attn1": "self", "attn2": "cross"}
@@ -68,3 +69,16 @@ def order(found: Place) -> tuple:
         else ()
     )
     return SECTIONS.index(found.section), numbers, found.row, COLUMNS.index(found.column)
+
+
+def outline(places: Iterable[Place]) -> dict:
+    """{"rows": [{row, section, block}…], "columns": […]} of those that occur, in forward order."""
+    found = sorted(places, key=order)
+    first = {place.row: place for place in reversed(found)}
+    return {
+        "rows": [
+            {"row": place.row, "section": place.section, "block": place.block}
+            for place in sorted(first.values(), key=order)
+        ],
+        "columns": [name for name in COLUMNS if any(place.column == name for place in found)],
+    }

@@ -11,7 +11,7 @@ from .file_header import Header
 from .file_metadata import read_rank_note
 from .file_names import Stored, seen, seen_in_header, stored_components
 from .module_names import canonical_names
-from .placement import COLUMNS, Place, order, place
+from .placement import Place, outline, place
 from .rank_tools.expand import Expanded
 from .rank_tools.outcome import Outcome
 
@@ -90,19 +90,8 @@ def _report(
         "max_rank": max(ranks),
         "rank_one": ranks.count(1),
     }
-    found = sorted(places.values(), key=order)
-    lines = {place.row: place for place in reversed(found)}  # the first of each row
-    return {
-        "format": FORMAT,
-        "method": method,
-        "totals": totals,
-        "components": rows,
-        "rows": [
-            {"row": place.row, "section": place.section, "block": place.block}
-            for place in sorted(lines.values(), key=order)
-        ],
-        "columns": [name for name in COLUMNS if any(place.column == name for place in found)],
-    }
+    found = {"format": FORMAT, "method": method, "totals": totals, "components": rows}
+    return found | outline(places.values())
 
 
 def _places(listed: list[Stored]) -> dict[str, Place]:

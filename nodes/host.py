@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from ..lora2_core.data import Example
 from ..lora2_core.errors import LoRA2Error
 from ..lora2_core.train import StepInfo
+from .live import runs
 
 _BLOCKS = ("BasicTransformerBlock", "ResBlock")
 _PROGRESS_INTERVAL = 0.25  # seconds between progress texts
@@ -233,9 +234,15 @@ class Progress:
         self._bar = comfy.utils.ProgressBar(steps, node_id=node_id)
         self._node_id = node_id
         self._last = 0.0
+        self._client = PromptServer.instance.client_id
+        self._live = runs.start(self._client, str(node_id))
 
     def __call__(self, info: StepInfo) -> None:
         self._bar.update_absolute(info.step)
+        for message in self._live.step(info):
+            if self._client is not None:  # a client without a page has none, and costs nothing
+                data = {"node": self._node_id, **message}
+                PromptServer.instance.send_sync("lora2.live", data, self._client)
         now = time.monotonic()
         if now - self._last >= _PROGRESS_INTERVAL or info.step == info.steps:
             self._last = now
@@ -294,6 +301,15 @@ def serve_spectra(shown) -> None:
     async def component(request):
         found = request.match_info
         return await answer(shown.component, found["token"], int(found["index"]))
+
+
+def serve_runs() -> None:
+    """GET /lora2/live/NODE?client=ID: the run of that node so far, for a page that comes late."""
+
+    @PromptServer.instance.routes.get("/lora2/live/{node}")
+    async def live(request):
+        found = runs.state(request.query.get("client", ""), request.match_info["node"])
+        return web.json_response(found or {})
 
 
 def image(picture: Image.Image) -> Tensor:

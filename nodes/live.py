@@ -1,11 +1,11 @@
-"""A run as a page follows it: what is sent while it goes on, and what a page gets that comes late."""
+"""A run as a page follows it: what is sent as it goes on, and what a page gets that comes late."""
 
 import base64
 import time
 from collections import OrderedDict
 
 from ..lora2_core.file_metadata import kohya_name
-from ..lora2_core.placement import place
+from ..lora2_core.placement import outline, place
 from ..lora2_core.train import StepInfo
 
 _FRAMES = 240  # a run's movie has at most so many; 560 ranks of two bytes each: 360 KB
@@ -27,7 +27,7 @@ class LiveRun:
         """Takes a step in; returns the messages that are due."""
         messages = []
         if not self.begin:
-            self.begin = {"kind": "begin", "steps": info.steps, "components": _layout(info)}
+            self.begin = {"kind": "begin", "steps": info.steps, **_layout(info)}
             messages.append(self.begin)
         self._losses.append(info.loss)
         last = info.step == info.steps
@@ -72,12 +72,15 @@ class Runs:
         return None if run is None or not run.begin else run.state()
 
 
-def _layout(info: StepInfo) -> list[dict]:
-    found = []
-    for module, shape in info.components:
-        name = kohya_name(module)
-        found.append({"name": name, "shape": list(shape), **place(name)._asdict()})
-    return found
+def _layout(info: StepInfo) -> dict:
+    """A rank report without the ranks."""
+    names = [kohya_name(module) for module, _ in info.components]
+    places = [place(name) for name in names]
+    components = [
+        {"name": name, "shape": list(shape), **found._asdict()}
+        for name, found, (_, shape) in zip(names, places, info.components, strict=True)
+    ]
+    return {"components": components, **outline(places)}
 
 
 def _frame(info: StepInfo, loss: float) -> dict:

@@ -12,6 +12,7 @@ from . import host
 from .sockets import ADVANCED, CATEGORY, LoraModel, LossMap, RankReport
 
 _D = TrainConfig()
+host.serve_runs()
 
 
 def _inputs() -> list:

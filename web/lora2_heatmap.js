@@ -2,6 +2,7 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { theme } from "./lora2_theme.js";
 import { createViewer } from "./lora2_viewer.js";
 
 const HEIGHT = 420;
@@ -13,14 +14,6 @@ async function ask(path) {
   } catch {
     return { error: `the server answered ${answer.status}` };
   }
-}
-
-function theme() {
-  const colour = getComputedStyle(document.body).getPropertyValue("--comfy-menu-bg").trim();
-  const parts = /^#([\da-f]{2})([\da-f]{2})([\da-f]{2})/i.exec(colour);
-  if (!parts) return "dark";
-  const [red, green, blue] = parts.slice(1).map(part => parseInt(part, 16));
-  return 0.3 * red + 0.59 * green + 0.11 * blue > 140 ? "light" : "dark";
 }
 
 function save(name, blob) {
