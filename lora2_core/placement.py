@@ -1,7 +1,7 @@
 """Where in the network a component sits: a row a block, a column a kind of layer."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 _ATTENTION = {"attn1": "self", "attn2": "cross"}
@@ -27,11 +27,14 @@ _TEXT_LAYERS = {
     "self_attn_q_proj": "self q", "self_attn_k_proj": "self k", "self_attn_v_proj": "self v",
     "self_attn_out_proj": "self out", "mlp_fc1": "ff in", "mlp_fc2": "ff out",
 }  # fmt: skip
+_NUMBERED = re.compile(r"(?P<row>.*?[._]\d+)[._](?P<column>.+)")
+_MOST_COLUMNS = 24  # of another architecture; more cannot be read
+_LONGEST = 40  # characters of a column's name
 
 
 class Place(NamedTuple):
     """section: one of SECTIONS. block: within it, such as "down 4"; row: a layer of the block, such
-    as "down 4 · 1"; column: one of COLUMNS."""
+    as "down 4 · 1"; column: one of COLUMNS, or a name of another architecture's."""
 
     section: str
     block: str
@@ -39,8 +42,26 @@ class Place(NamedTuple):
     column: str
 
 
+def places(names: Mapping[str, str]) -> dict[str, Place]:
+    """Of components by any key, given their kohya names (module_names.canonical_names)."""
+    found = {key: place(name) for key, name in names.items()}
+    foreign = {key: _foreign(names[key]) for key, one in found.items() if one.section == "other"}
+    if len({one.column for one in foreign.values()}) > _MOST_COLUMNS:
+        return found
+    return found | foreign
+
+
+def _foreign(name: str) -> Place:
+    """In another architecture: up to the first number is the block, the rest the kind of layer."""
+    match = _NUMBERED.fullmatch(name)
+    if match is None or len(match["column"]) > _LONGEST:
+        return Place("other", "other", name, "other")
+    row = match["row"].removeprefix("lora_unet_").removeprefix("lora_transformer_")
+    return Place("other", row, row, re.sub(r"[._]+", " ", match["column"]))
+
+
 def place(name: str) -> Place:
-    """Of a component under kohya's name (module_names.canonical_names); never raises."""
+    """Of a component of SD 1, SDXL or KOALA; in other networks each has a row of its own."""
     if match := _TEXT.fullmatch(name):
         section = f"text {match['which'] or '1'}"
         row = f"{section} · {int(match['layer'])}"
@@ -62,23 +83,20 @@ def place(name: str) -> Place:
 
 
 def order(found: Place) -> tuple:
-    """Sorts places in forward order: text encoders, down, middle, up."""
-    numbers = (
-        tuple(int(part) for part in re.findall(r"\d+", found.row))
-        if found.section != ("other")
-        else ()
-    )
-    return SECTIONS.index(found.section), numbers, found.row, COLUMNS.index(found.column)
+    """Sorts places in forward order: text encoders, down, middle, up, others by their numbers."""
+    parts = re.split(r"(\d+)", found.row)
+    parts[1::2] = [int(number) for number in parts[1::2]]
+    return SECTIONS.index(found.section), parts, _column(found)
+
+
+def _column(found: Place) -> tuple[int, str]:
+    known = found.column in COLUMNS
+    return COLUMNS.index(found.column) if known else len(COLUMNS), found.column
 
 
 def outline(places: Iterable[Place]) -> dict:
     """{"rows": [{row, section, block}…], "columns": […]} of those that occur, in forward order."""
-    found = sorted(places, key=order)
-    first = {place.row: place for place in reversed(found)}
-    return {
-        "rows": [
-            {"row": place.row, "section": place.section, "block": place.block}
-            for place in sorted(first.values(), key=order)
-        ],
-        "columns": [name for name in COLUMNS if any(place.column == name for place in found)],
-    }
+    found = sorted(set(places), key=order)
+    rows = {one.row: {"row": one.row, "section": one.section, "block": one.block} for one in found}
+    columns = {one.column: _column(one) for one in found}
+    return {"rows": list(rows.values()), "columns": sorted(columns, key=columns.get)}

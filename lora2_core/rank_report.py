@@ -11,7 +11,7 @@ from .file_header import Header
 from .file_metadata import read_rank_note
 from .file_names import Stored, seen, seen_in_header, stored_components
 from .module_names import canonical_names
-from .placement import Place, outline, place
+from .placement import Place, outline, places
 from .rank_tools.expand import Expanded
 from .rank_tools.outcome import Outcome
 
@@ -61,14 +61,14 @@ def _report(
 ) -> dict:
     method, noted = read_rank_note(metadata)
     rows = []
-    places = _places(listed)
+    placed = _places(listed)
     for stored in listed:
         nu, rank = noted.get(stored.name, (None, None))
         keys = (stored.down, stored.up, stored.mid, stored.alpha)
         rows.append(
             {
                 "name": stored.name,
-                **places[stored.name]._asdict(),
+                **placed[stored.name]._asdict(),
                 "rank": stored.rank,
                 "shape": list(stored.shape),
                 "alpha": alpha_of.get(stored.name),
@@ -91,7 +91,7 @@ def _report(
         "rank_one": ranks.count(1),
     }
     found = {"format": FORMAT, "method": method, "totals": totals, "components": rows}
-    return found | outline(places.values())
+    return found | outline(placed.values())
 
 
 def _places(listed: list[Stored]) -> dict[str, Place]:
@@ -99,7 +99,7 @@ def _places(listed: list[Stored]) -> dict[str, Place]:
         names = canonical_names({stored.name: stored.shape for stored in listed})
     except LoRA2Error:  # one layer under two names; a report can still be given
         names = {stored.name: stored.name for stored in listed}
-    return {name: place(canonical) for name, canonical in names.items()}
+    return places(names)
 
 
 def _held(tensor: Tensor) -> int:

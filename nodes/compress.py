@@ -50,6 +50,5 @@ class LoRA2Compress(io.ComfyNode):
         adapter, limit = chosen_adapter(lora_name, lora), cut(**limits)
         counter = host.Counter(cls.hidden.unique_id)
         outcome = compress(adapter, limit, saved_as=SAVED_AS, on_component=counter)
-        host.show_text(str(outcome), cls.hidden.unique_id)
         report = rank_report.with_cut(rank_report.report(outcome.state), outcome)
         return io.NodeOutput(outcome.state, report, ui={"text": [str(outcome)]})

@@ -7,7 +7,6 @@ from ..lora2_core.adapter_file import LoraState
 from ..lora2_core.errors import LoRA2Error
 from ..lora2_core.rank_tools import Ingredient, expand
 from ..lora2_core.rank_tools.expand import highest_rank
-from . import host
 from .sockets import CATEGORY, LoraModel, RankReport, growing_adapters, ingredients
 
 
@@ -29,7 +28,7 @@ class LoRA2ExpandRanks(io.ComfyNode):
                     max=4096,
                     tooltip="The common rank; 0 takes the largest of all that are connected.",
                 ),
-                *growing_adapters("A LoRA, or a LoRA² Pick for a file."),
+                growing_adapters("A LoRA, or a LoRA² Pick for a file."),
             ],
             outputs=[
                 LoraModel.Output(
@@ -39,7 +38,6 @@ class LoRA2ExpandRanks(io.ComfyNode):
                     display_name="rank_reports", is_output_list=True, tooltip="One for each input."
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -50,7 +48,6 @@ class LoRA2ExpandRanks(io.ComfyNode):
         loras = [LoraState(dict(one), one.metadata) for one in expanded]
         before = [row.before for one in expanded for row in one.rows]
         text = f"{len(loras)} adapters, rank {min(before)} to {max(before)} → {rank}"
-        host.show_text(text, cls.hidden.unique_id)
         reports = [
             rank_report.with_cut(rank_report.report(lora), one)
             for lora, one in zip(loras, expanded, strict=True)

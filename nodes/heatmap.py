@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..lora2_core import rank_picture, rank_report
 from ..lora2_core.errors import LoRA2Error
+from ..lora2_core.lazy_file import LazyState
 from ..lora2_core.rank_tools import Adapter, Ingredient, open_adapter
 from . import host
 from .shown import shown
@@ -21,7 +22,7 @@ from .sockets import (
     growing,
 )
 
-host.serve_spectra(shown)
+_SHOWN = [RankReport, LoraModel, Pick]
 
 
 class LoRA2RankHeatmap(io.ComfyNode):
@@ -37,13 +38,13 @@ class LoRA2RankHeatmap(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 file_input(),
-                *growing(
-                    "more",
-                    "more_",
-                    [RankReport, LoraModel, Pick],
-                    "Rank reports or LoRAs from other nodes; several are compared.",
-                    least=0,
+                io.MultiType.Input(
+                    "lora",
+                    _SHOWN,
+                    optional=True,
+                    tooltip="A LoRA, a pick or a rank report from another node.",
                 ),
+                growing("more", "more_", _SHOWN, "Further ones to compare with.", least=0),
             ],
             outputs=[
                 io.Image.Output(
@@ -60,30 +61,50 @@ class LoRA2RankHeatmap(io.ComfyNode):
         return fingerprint(lora_name)
 
     @classmethod
-    def execute(cls, lora_name, **inputs) -> io.NodeOutput:
+    def execute(cls, lora_name, lora=None, **inputs) -> io.NodeOutput:
         views = []
         if lora_name != WIRE:
-            views.append(_of_adapter(open_adapter(host.lora_path(lora_name), lora_name)))
-        views += [_of_wire(source, name) for name, source in connected(inputs, "more").items()]
+            views.append(_of_file(lora_name))
+        wires = [] if lora is None else [lora]
+        wires += connected(inputs, "more").values()
+        for number, source in enumerate(wires, 1):
+            title = f"connected lora {number}" if len(wires) > 1 else "connected lora"
+            views.append(_of_wire(source, title))
         if not views:
             raise LoRA2Error("there is nothing to show; choose a file, or connect a LoRA")
-        pictures = [host.image(rank_picture.draw(view["report"])) for view in views]
+        highest = max(view["report"]["totals"]["max_rank"] for view in views)
+        pictures = [host.image(rank_picture.draw(view["report"], highest)) for view in views]
         texts = [json.dumps(view["report"]) for view in views]
         return io.NodeOutput(pictures, texts, ui={"lora2_ranks": views})
 
 
 def _of_adapter(adapter: Adapter) -> dict:
-    header = getattr(adapter.state, "header", None)
-    if header is not None:  # a file of gigabytes takes no longer than its header
-        report = rank_report.report_from_header(header)
+    if isinstance(adapter.state, LazyState):  # gigabytes take no longer than their header
+        report = rank_report.report_from_header(adapter.state.header)
     else:
         report = rank_report.report(adapter.state)
     return {"title": adapter.name, "report": report, "token": shown.add(adapter)}
 
 
-def _of_wire(source, name: str) -> dict:
+def _of_file(name: str) -> dict:
+    return _of_adapter(open_adapter(host.lora_path(name), name))
+
+
+def _of_wire(source, title: str) -> dict:
     if isinstance(source, Ingredient):
         return _of_adapter(source.adapter)
     if "components" in source and "totals" in source:
-        return {"title": name, "report": source, "token": None}
-    return _of_adapter(open_adapter(source, name))
+        return {"title": title, "report": source, "token": None}
+    return _of_adapter(open_adapter(source, title))
+
+
+def _spectra(asked: dict[str, str]) -> dict | None:
+    token, component = asked.get("token", ""), asked.get("component", "")
+    if not component:
+        return shown.summary(token)
+    number = component.isdecimal() and len(component) < 10
+    return shown.component(token, int(component)) if number else None
+
+
+host.serve("/lora2/ranks", lambda asked: _of_file(asked.get("lora_name", "")))
+host.serve("/lora2/spectra", _spectra)

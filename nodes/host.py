@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -32,7 +32,7 @@ from ..lora2_core.train import StepInfo
 from .live import runs
 
 _BLOCKS = ("BasicTransformerBlock", "ResBlock")
-_PROGRESS_INTERVAL = 0.25  # seconds between progress texts
+_LOG_INTERVAL = 1.0  # seconds between lines of the log
 
 
 class HostDenoiser:
@@ -84,9 +84,7 @@ def check_trainable(patcher) -> None:
     """Raises LoRA2Error, naming the model, unless it is an SDXL-family UNet."""
     model = patcher.model
     if type(model) is not comfy.model_base.SDXL:
-        raise LoRA2Error(
-            f"{describe(patcher)} cannot be trained; load an SDXL or KOALA checkpoint"
-        )
+        raise LoRA2Error(f"{describe(patcher)} cannot be trained; load an SDXL or KOALA checkpoint")
     sampling = patcher.get_model_object("model_sampling")
     known = (comfy.model_sampling.EPS, comfy.model_sampling.V_PREDICTION)
     parents = type(sampling).__mro__[1:]
@@ -188,9 +186,7 @@ def _alias(tensor: Tensor, is_parameter: bool) -> Tensor:
             "bf16, fp32 or plain fp8"
         )
     alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
-    alias.set_(
-        tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride()
-    )
+    alias.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
     return nn.Parameter(alias, requires_grad=False) if is_parameter else alias
 
 
@@ -228,32 +224,43 @@ def _in_training() -> Iterator[None]:
 
 
 class Progress:
-    """on_step for the host: progress bar, a line of text in the node, and the cancel button."""
+    """on_step for the host: progress bar, messages to the page, log, and the cancel button.
 
-    def __init__(self, steps: int, node_id: str | None):
+    workflow: the host's EXTRA_PNGINFO, from which a page tells its own runs from another tab's.
+    """
+
+    def __init__(self, steps: int, node_id: str | None, workflow: Mapping | None):
         self._bar = comfy.utils.ProgressBar(steps, node_id=node_id)
-        self._node_id = node_id
-        self._last = 0.0
-        self._client = PromptServer.instance.client_id
-        self._live = runs.start(self._client, str(node_id))
+        self._client = PromptServer.instance.client_id  # None: a client that listens to nothing
+        place = (workflow or {}).get("workflow") or {}
+        self._place = {"node": str(node_id), "workflow": str(place.get("id", ""))}
+        self._run = runs.start(self._client or "", self._place["workflow"], self._place["node"])
+        self._logged = 0.0
 
     def __call__(self, info: StepInfo) -> None:
         self._bar.update_absolute(info.step)
-        for message in self._live.step(info):
-            if self._client is not None:  # a client without a page has none, and costs nothing
-                data = {"node": self._node_id, **message}
-                PromptServer.instance.send_sync("lora2.live", data, self._client)
+        self._send(self._run.step(info))
         now = time.monotonic()
-        if now - self._last >= _PROGRESS_INTERVAL or info.step == info.steps:
-            self._last = now
-            text = (
-                f"step {info.step}/{info.steps} · loss {info.loss:.4f} "
+        if now - self._logged >= _LOG_INTERVAL or info.step == info.steps:
+            self._logged = now
+            logging.info(
+                f"LoRA² step {info.step}/{info.steps} · loss {info.loss:.4f} "
                 f"· mean rank {info.mean_rank:.1f}"
             )
-            show_text(text, self._node_id)
-            logging.info("LoRA² %s", text)
         # every step: the bar checks too, but only as often as it redraws
         comfy.model_management.throw_exception_if_processing_interrupted()
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._send(self._run.end())
+
+    def _send(self, messages: list[dict]) -> None:
+        for message in messages:
+            if self._client is not None:
+                data = message | self._place
+                PromptServer.instance.send_sync("lora2.live", data, self._client)
 
 
 class Counter:
@@ -270,46 +277,22 @@ class Counter:
         comfy.model_management.throw_exception_if_processing_interrupted()
 
 
-def show_text(text: str, node_id: str | None) -> None:
-    """A line in the node, drawn by the host's own page."""
-    if node_id is not None:
-        PromptServer.instance.send_progress_text(text, node_id)
+def serve(path: str, answer: Callable[[dict[str, str]], dict | None]) -> None:
+    """GET path?…, answered as JSON by answer(parameters), off the event loop.
 
-
-def serve_spectra(shown) -> None:
-    """GET /lora2/spectra/TOKEN: a summary of every component; …/NUMBER: the spectrum of one.
-
-    Computed off the event loop. 404 once an adapter is no longer at hand.
+    404 for None, 422 for a LoRA2Error, both as {"error": text}.
     """
-    routes = PromptServer.instance.routes
 
-    async def answer(function, *given):
+    @PromptServer.instance.routes.get(path)
+    async def respond(request: web.Request) -> web.Response:
         try:
-            found = await asyncio.to_thread(function, *given)
+            found = await asyncio.to_thread(answer, dict(request.query))
         except LoRA2Error as error:
             return web.json_response({"error": str(error)}, status=422)
         if found is None:
             gone = "this adapter is no longer at hand; run the node again"
             return web.json_response({"error": gone}, status=404)
         return web.json_response(found)
-
-    @routes.get("/lora2/spectra/{token}")
-    async def summary(request):
-        return await answer(shown.summary, request.match_info["token"])
-
-    @routes.get(r"/lora2/spectra/{token}/{index:\d{1,6}}")
-    async def component(request):
-        found = request.match_info
-        return await answer(shown.component, found["token"], int(found["index"]))
-
-
-def serve_runs() -> None:
-    """GET /lora2/live/NODE?client=ID: the run of that node so far, for a page that comes late."""
-
-    @PromptServer.instance.routes.get("/lora2/live/{node}")
-    async def live(request):
-        found = runs.state(request.query.get("client", ""), request.match_info["node"])
-        return web.json_response(found or {})
 
 
 def image(picture: Image.Image) -> Tensor:

@@ -1,103 +1,75 @@
-"""A run as a page follows it: what is sent as it goes on, and what a page gets that comes late."""
+"""Training runs as pages follow them: what is sent while they go on, and what late pages get."""
 
-import base64
 import time
 from collections import OrderedDict
+from threading import Lock
 
-from ..lora2_core.file_metadata import kohya_name
-from ..lora2_core.placement import outline, place
+from ..lora2_core.movie import Movie, frame
 from ..lora2_core.train import StepInfo
 
-_FRAMES = 240  # a run's movie has at most so many; 560 ranks of two bytes each: 360 KB
-_RUNS = 8
+_MOST = 8  # runs that can be looked at again
 _INTERVAL = 0.25  # seconds between two messages
 
 
 class LiveRun:
-    """Frames of one run, thinned out as it goes on; losses are means over the steps between."""
+    """One run. Messages: {"kind": "begin", …movie.begin}, {"kind": "frame", …} and "end"."""
 
     def __init__(self):
-        self.begin: dict = {}
-        self._frames: list[dict] = []
-        self._every = 1  # steps between two frames that are kept
+        self._movie = Movie()
+        self._ended = False
         self._losses: list[float] = []
         self._sent = 0.0
 
     def step(self, info: StepInfo) -> list[dict]:
         """Takes a step in; returns the messages that are due."""
-        messages = []
-        if not self.begin:
-            self.begin = {"kind": "begin", "steps": info.steps, **_layout(info)}
-            messages.append(self.begin)
+        first = not self._movie.begin
+        self._movie.step(info)
         self._losses.append(info.loss)
-        last = info.step == info.steps
-        if info.step % self._every == 0 or info.step == 1 or last:
-            self._keep(info)
+        messages = [{"kind": "begin", **self._movie.begin}] if first else []
         now = time.monotonic()
-        if now - self._sent >= _INTERVAL or last:
+        if now - self._sent >= _INTERVAL or info.step == info.steps:
             self._sent = now
-            messages.append(_frame(info, info.loss))
+            mean = sum(self._losses) / len(self._losses)
+            self._losses = []
+            messages.append({"kind": "frame", **frame(info, mean)})
         return messages
 
-    def state(self) -> dict:
-        """All of the run so far, for a page that comes late and for the movie."""
-        return {"begin": self.begin, "frames": self._frames}
+    def end(self) -> list[dict]:
+        """The run is over, whether or not it did all its steps."""
+        self._ended = True
+        return [{"kind": "end"}] if self._movie.begin else []
 
-    def _keep(self, info: StepInfo) -> None:
-        self._frames.append(_frame(info, sum(self._losses) / len(self._losses)))
-        self._losses = []
-        if len(self._frames) > _FRAMES:
-            last = self._frames[-1]
-            self._frames = self._frames[::2]
-            if self._frames[-1] is not last:
-                self._frames.append(last)
-            self._every *= 2
+    def state(self) -> dict | None:
+        """{"begin", "frames", "ended"}, or None before the first step."""
+        if not self._movie.begin:
+            return None
+        return {
+            "begin": self._movie.begin, "frames": list(self._movie.frames), "ended": self._ended,
+        }  # fmt: skip
 
 
 class Runs:
-    """The last runs, by page and node."""
+    """The last runs, by page (the host's client), workflow and node."""
 
     def __init__(self):
-        self._runs: OrderedDict[tuple[str | None, str], LiveRun] = OrderedDict()
+        self._runs: OrderedDict[tuple[str, str, str], LiveRun] = OrderedDict()
+        self._lock = Lock()
 
-    def start(self, client: str | None, node: str) -> LiveRun:
-        run = self._runs[client, node] = LiveRun()
-        self._runs.move_to_end((client, node))
-        while len(self._runs) > _RUNS:
-            self._runs.popitem(last=False)
+    def start(self, client: str, workflow: str, node: str) -> LiveRun:
+        run = LiveRun()
+        with self._lock:
+            self._runs.pop((client, workflow, node), None)
+            self._runs[client, workflow, node] = run
+            while len(self._runs) > _MOST:
+                self._runs.popitem(last=False)
         return run
 
-    def state(self, client: str, node: str) -> dict | None:
-        run = self._runs.get((client, node))
-        return None if run is None or not run.begin else run.state()
-
-
-def _layout(info: StepInfo) -> dict:
-    """A rank report without the ranks."""
-    names = [kohya_name(module) for module, _ in info.components]
-    places = [place(name) for name in names]
-    components = [
-        {"name": name, "shape": list(shape), **found._asdict()}
-        for name, found, (_, shape) in zip(names, places, info.components, strict=True)
-    ]
-    return {"components": components, **outline(places)}
-
-
-def _frame(info: StepInfo, loss: float) -> dict:
-    left = info.seconds / info.step * (info.steps - info.step)
-    return {
-        "kind": "frame",
-        "step": info.step,
-        "loss": loss,
-        "mean_rank": info.mean_rank,
-        "megabytes": info.megabytes,
-        "seconds_left": round(left, 1),
-        "ranks": base64.b64encode(_little_endian(info.ranks)).decode(),
-    }
-
-
-def _little_endian(ranks: tuple[int, ...]) -> bytes:
-    return b"".join(rank.to_bytes(2, "little") for rank in ranks)
+    def states(self, client: str, workflow: str) -> dict[str, dict]:
+        """Node → state of its last run."""
+        with self._lock:
+            mine = {key[2]: run for key, run in self._runs.items() if key[:2] == (client, workflow)}
+        found = {node: run.state() for node, run in mine.items()}
+        return {node: state for node, state in found.items() if state}
 
 
 runs = Runs()

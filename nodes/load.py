@@ -99,7 +99,6 @@ class LoRA2Load(io.ComfyNode):
             report = rank_report.with_cut(report, outcome)
             text += f"\n{outcome}, {_megabytes(report):.1f} MB"
         new_model, new_clip = host.apply_lora(model, clip, state, strength_model, strength_clip)
-        host.show_text(text, cls.hidden.unique_id)
         return io.NodeOutput(new_model, new_clip, report, ui={"text": [text]})
 
 

@@ -35,7 +35,7 @@ class LoRA2Merge(io.ComfyNode):
                     tooltip="Keep only what all of them change, in the same shape. Lets LoRAs of "
                     "different base models through.",
                 ),
-                *growing_adapters("A LoRA, or a LoRA² Pick with its weight."),
+                growing_adapters("A LoRA, or a LoRA² Pick with its weight."),
             ],
             outputs=[
                 LoraModel.Output(display_name="lora", tooltip="For LoRA² Save, Load LoRA Model."),
@@ -53,6 +53,5 @@ class LoRA2Merge(io.ComfyNode):
         outcome = merge(
             chosen, cut(**inputs), overlap=overlap, saved_as=SAVED_AS, on_component=counter
         )
-        host.show_text(str(outcome), cls.hidden.unique_id)
         report = rank_report.with_cut(rank_report.report(outcome.state), outcome)
         return io.NodeOutput(outcome.state, report, ui={"text": [str(outcome)]})

@@ -40,7 +40,6 @@ class LoRA2Save(io.ComfyNode):
                 ),
             ],
             outputs=[io.String.Output(display_name="name", tooltip="The file's name in loras.")],
-            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -49,6 +48,5 @@ class LoRA2Save(io.ComfyNode):
         state = adapter_file.with_trigger_words(adapter_file.as_state(lora), trigger_words)
         path = adapter_file.write_new(state, folder, prefix, precision=precision)
         name = path.relative_to(folder.resolve()).as_posix()
-        text = f"saved {name} ({path.stat().st_size / 2**20:.1f} MB)"
-        host.show_text(text, cls.hidden.unique_id)
+        text = f"saved {name} ({path.stat().st_size / 1e6:.1f} MB)"
         return io.NodeOutput(name, ui={"text": [text]})

@@ -17,7 +17,6 @@ RankReport = io.Custom("LORA2_RANK_REPORT")  # lora2_core.rank_report's dict, JS
 Pick = io.Custom("LORA2_PICK")  # lora2_core.rank_tools.Ingredient
 SAVED_AS = torch.float16  # what a size in megabytes counts in: LoRA² Save's default
 WIRE = "(connected lora)"
-_SOCKETS = 8  # where the host cannot grow them
 
 # Passed by extra_dict because ComfyUI 0.8 has no `advanced` argument; newer pages fold these away.
 ADVANCED = {"advanced": True}
@@ -55,31 +54,21 @@ def chosen_adapter(lora_name: str, lora) -> Adapter:
     return open_adapter(host.lora_path(lora_name), lora_name)
 
 
-def growing(name: str, prefix: str, types: list, tooltip: str, least: int = 1) -> list:
-    """Any number of sockets `name.prefix0`, …; ComfyUI 0.8, which cannot add any, has eight."""
-    if hasattr(io, "Autogrow"):
-        socket = io.MultiType.Input(prefix.rstrip("_"), types, tooltip=tooltip)
-        template = io.Autogrow.TemplatePrefix(input=socket, prefix=prefix, min=least, max=32)
-        return [io.Autogrow.Input(name, template=template, tooltip=tooltip)]
-    return [
-        io.MultiType.Input(
-            f"{name}.{prefix}{i}", types, optional=i >= least, display_name=f"{prefix}{i}",
-            tooltip=tooltip,
-        )
-        for i in range(_SOCKETS)
-    ]  # fmt: skip
+def growing(name: str, prefix: str, types: list, tooltip: str, least: int = 1) -> io.Input:
+    """Any number of sockets `name.prefix0`, …; the page adds one as the last is taken."""
+    socket = io.MultiType.Input(prefix.rstrip("_"), types, tooltip=tooltip)
+    template = io.Autogrow.TemplatePrefix(input=socket, prefix=prefix, min=least, max=32)
+    return io.Autogrow.Input(name, template=template, tooltip=tooltip)
 
 
 def connected(inputs: dict, name: str) -> dict:
     """Socket → what is connected to it, in order; takes growing's values out of `inputs`."""
-    found = dict(inputs.pop(name, None) or {})
-    for key in [key for key in inputs if key.startswith(f"{name}.")]:
-        found[key.removeprefix(f"{name}.")] = inputs.pop(key)
+    found = inputs.pop(name, None) or {}
     order = sorted(found, key=lambda key: int(key.rpartition("_")[2]))
     return {key: found[key] for key in order if found[key] is not None}
 
 
-def growing_adapters(tooltip: str) -> list:
+def growing_adapters(tooltip: str) -> io.Input:
     """Sockets for adapters, which `ingredients` reads."""
     return growing("loras", "lora_", [Pick, LoraModel], tooltip)
 

@@ -9,10 +9,13 @@ from ..lora2_core.errors import LoRA2Error
 from ..lora2_core.packing import pack_result
 from ..lora2_core.train import TrainingDiverged, TrainResult, train
 from . import host
+from .live import runs
 from .sockets import ADVANCED, CATEGORY, LoraModel, LossMap, RankReport
 
 _D = TrainConfig()
-host.serve_runs()
+host.serve(
+    "/lora2/live", lambda asked: runs.states(asked.get("client", ""), asked.get("workflow", ""))
+)
 
 
 def _inputs() -> list:
@@ -182,7 +185,7 @@ class LoRA2Train(io.ComfyNode):
                 RankReport.Output(display_name="rank_report", tooltip="The rank of every layer."),
                 io.Int.Output(display_name="steps", tooltip="Steps that were trained."),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
         )
 
     @classmethod
@@ -197,8 +200,8 @@ class LoRA2Train(io.ComfyNode):
         data = _dataset(model, latents, positive, "latents")
         if (reg_latents is None) != (reg_positive is None):
             raise LoRA2Error("reg_latents and reg_positive go together; connect both or neither")
-        prior = [] if reg_latents is None else _dataset(
-            model, reg_latents, reg_positive, "reg_latents"
+        prior = (
+            [] if reg_latents is None else _dataset(model, reg_latents, reg_positive, "reg_latents")
         )
         order = batches(
             data,
@@ -209,15 +212,17 @@ class LoRA2Train(io.ComfyNode):
             prior_weight=prior_weight,
         )
         try:
-            with host.trainable(model, config.dtype) as denoiser:
-                progress = host.Progress(config.steps, cls.hidden.unique_id)
+            with (
+                host.trainable(model, config.dtype) as denoiser,
+                host.Progress(
+                    config.steps, cls.hidden.unique_id, cls.hidden.extra_pnginfo
+                ) as progress,
+            ):
                 result = train(denoiser, order, config, progress)
         except TrainingDiverged as error:
             raise LoRA2Error(f"{error}. {_rescue(error.result)}") from error
         lora = pack_result(result)
-        return io.NodeOutput(
-            lora, {"loss": result.losses}, rank_report.report(lora), result.steps
-        )
+        return io.NodeOutput(lora, {"loss": result.losses}, rank_report.report(lora), result.steps)
 
 
 def _config(settings: dict) -> TrainConfig:

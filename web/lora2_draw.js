@@ -1,15 +1,18 @@
 // A grid as a picture: where everything lies, and how it is painted on a canvas.
 
-import { short } from "./lora2_grid.js";
+import { plain, short } from "./lora2_grid.js";
 
 const LEFT = 96, TOP = 34, LEGEND = 44, MARGIN = 8;
 const LOWEST = 9, HIGHEST = 22; // pixels of a row
+const TALLEST = 8000; // of all rows together: with more than 900 of them, rows are lower
+const NAMED = 8; // a row of at least this has its name beside it
 const NUMBERS = { width: 30, height: 13 }; // a cell of at least this has its number in it
 const GAP = 6; // between sections
+const MOST_PIXELS = 16e6; // of a canvas
 
 export const THEMES = {
-  dark: { ink: "#e6e6ea", faint: "#9a9aa4", empty: "#33333a", unknown: "#55555e", focus: "#ffffff" },
-  light: { ink: "#22222a", faint: "#6c6c76", empty: "#ececea", unknown: "#c8c8cc", focus: "#000000" },
+  dark: { ink: "#e6e6ea", faint: "#a2a2ac", empty: "#33333a", unknown: "#55555e", paper: "#26262b" },
+  light: { ink: "#22222a", faint: "#62626c", empty: "#ececea", unknown: "#c8c8cc", paper: "#fcfcfa" },
 };
 
 /**
@@ -23,11 +26,12 @@ export function layout(found, width, height = Infinity) {
   let above = 0;
   const shift = breaks.map(step => (above += step * GAP));
   const room = (height - TOP - LEGEND - above) / rows.length;
-  const row = Math.round(Math.min(HIGHEST, Math.max(LOWEST, Number.isFinite(room) ? room : 15)));
+  const least = Math.min(LOWEST, TALLEST / rows.length);
+  const row = rows.length * LOWEST > TALLEST ? least
+    : Math.round(Math.min(HIGHEST, Math.max(least, Number.isFinite(room) ? room : 15)));
   const column = Math.max(4, (width - LEFT - MARGIN) / columns.length);
-  const box = (i, j) => ({
-    x: LEFT + j * column, y: TOP + i * row + shift[i], width: column, height: row,
-  });
+  const tops = rows.map((_, i) => TOP + i * row + shift[i]);
+  const box = (i, j) => ({ x: LEFT + j * column, y: tops[i], width: column, height: row });
   return {
     width,
     height: TOP + rows.length * row + above + LEGEND,
@@ -36,8 +40,8 @@ export function layout(found, width, height = Infinity) {
     box,
     cellAt(x, y) {
       const j = Math.floor((x - LEFT) / column);
-      const i = rows.findIndex((_, at) => y >= box(at, 0).y && y < box(at, 0).y + row);
-      return i >= 0 && j >= 0 && j < columns.length ? { row: i, column: j } : null;
+      const i = tops.findLastIndex(top => y >= top);
+      return i >= 0 && y < tops[i] + row && j >= 0 && j < columns.length ? { row: i, column: j } : null;
     },
   };
 }
@@ -56,46 +60,55 @@ export function neighbour(found, from, direction) {
   }
 }
 
-/** Paints grid and legend; focus: { row, column } of a cell that is framed, or null. */
-export function draw(ctx, found, scale, places, { theme, title = "", focus = null }) {
+/** Makes a canvas `width` by `height` CSS pixels big and sharp; returns its context. */
+export function prepared(canvas, width, height) {
+  const wanted = Math.max(2, globalThis.devicePixelRatio || 1); // the host may show it enlarged
+  const ratio = Math.max(1, Math.min(wanted, Math.sqrt(MOST_PIXELS / (width * height))));
+  canvas.width = Math.round(width * ratio);
+  canvas.height = Math.round(height * ratio);
+  canvas.style.width = `${width}px`;
+  canvas.style.height = `${height}px`;
+  const ctx = canvas.getContext("2d");
+  ctx.setTransform(ratio, 0, 0, ratio, 0, 0);
+  return ctx;
+}
+
+/** Paints grid and legend. */
+export function draw(ctx, found, scale, places, { theme, title = "" }) {
   ctx.clearRect(0, 0, places.width, places.height);
   columnNames(ctx, found, places, theme);
   found.rows.forEach((row, i) => {
-    const { y } = places.box(i, 0);
-    ctx.font = `${Math.min(11, places.row)}px sans-serif`;
-    ctx.textAlign = "right";
-    ctx.textBaseline = "middle";
-    ctx.fillStyle = theme.ink;
-    ctx.fillText(cut(row.name), LEFT - 6, y + places.row / 2);
+    if (places.row >= NAMED) {
+      ctx.font = `${Math.min(11, places.row)}px sans-serif`;
+      ctx.textAlign = "right";
+      ctx.textBaseline = "middle";
+      ctx.fillStyle = theme.ink;
+      ctx.fillText(cut(row.name), LEFT - 6, places.box(i, 0).y + places.row / 2, LEFT - 8);
+    }
     row.cells.forEach((cell, j) => paintCell(ctx, cell, places.box(i, j), scale, theme));
   });
-  if (focus) {
-    const { x, y, width, height } = places.box(focus.row, focus.column);
-    ctx.strokeStyle = theme.focus;
-    ctx.lineWidth = 2;
-    ctx.strokeRect(x, y, width, height);
-  }
   legend(ctx, scale, places, theme, title);
 }
 
 function columnNames(ctx, found, places, theme) {
   ctx.textAlign = "center";
   ctx.textBaseline = "middle";
+  ctx.font = "10px sans-serif";
   found.columns.forEach((name, j) => {
-    const [kind, ...rest] = name.split(" ");
+    const [kind, ...rest] = plain(name).split(" ");
     const { x, width } = places.box(0, j);
-    ctx.font = "10px sans-serif";
     ctx.fillStyle = theme.faint;
-    ctx.fillText(kind, x + width / 2, 10);
+    ctx.fillText(kind, x + width / 2, 10, width - 2);
     ctx.fillStyle = theme.ink;
-    ctx.fillText(rest.join(" "), x + width / 2, 23);
+    ctx.fillText(rest.join(" "), x + width / 2, 23, width - 2);
   });
 }
 
 function paintCell(ctx, cell, { x, y, width, height }, scale, theme) {
   const unknown = cell && cell.value === null;
   ctx.fillStyle = !cell ? theme.empty : unknown ? theme.unknown : scale.colour(cell.value);
-  ctx.fillRect(x + 0.5, y + 0.5, width - 1, height - 1);
+  const gap = height >= 4 ? 1 : 0;
+  ctx.fillRect(x + gap / 2, y + gap / 2, width - gap, height - gap);
   if (!cell || unknown || width < NUMBERS.width || height < NUMBERS.height) return;
   ctx.font = "10px sans-serif";
   ctx.textAlign = "center";
@@ -108,29 +121,20 @@ function legend(ctx, scale, places, theme, title) {
   const y = places.height - LEGEND + 14, width = Math.min(220, places.width - LEFT - MARGIN);
   const steps = 64;
   for (let i = 0; i < steps; i++) {
-    const at = i / (steps - 1);
-    const value = scale.log && !scale.signed
-      ? scale.low * (scale.high / scale.low) ** at
-      : scale.low + (scale.high - scale.low) * at;
-    ctx.fillStyle = scale.colour(value);
+    ctx.fillStyle = scale.colour(scale.at(i / (steps - 1)));
     ctx.fillRect(LEFT + (i * width) / steps, y, width / steps + 1, 9);
   }
   ctx.font = "10px sans-serif";
   ctx.textBaseline = "top";
+  ctx.textAlign = "center";
   ctx.fillStyle = theme.ink;
-  const marks = scale.ticks();
-  marks.forEach((mark, i) => {
-    const at = marks.length > 1 ? i / (marks.length - 1) : 1;
-    const span = scale.log && !scale.signed && scale.high > scale.low
-      ? Math.log(mark / scale.low) / Math.log(scale.high / scale.low) : at;
-    ctx.textAlign = "center";
-    ctx.fillText(short(mark), LEFT + span * width, y + 12);
-  });
+  for (const mark of scale.ticks()) ctx.fillText(short(mark), LEFT + scale.share(mark) * width, y + 12);
   ctx.textAlign = "right";
   ctx.textBaseline = "middle";
-  ctx.fillText(title, LEFT - 6, y + 5);
+  ctx.fillText(title, LEFT - 6, y + 5, LEFT - 8);
 }
 
 function cut(name) {
-  return name.length > 16 ? `…${name.slice(-15)}` : name;
+  const text = plain(name);
+  return text.length > 18 ? `…${text.slice(-17)}` : text;
 }

@@ -8,8 +8,21 @@ export const METRICS = {
   retained: { label: "energy kept", value: part => part.retained },
   rank90: { label: "rank of 90 % energy", log: true, value: part => part.rank90 },
   rank99: { label: "rank of 99 % energy", log: true, value: part => part.rank99 },
-  size: { label: "size of the update", log: true, value: part => part.size },
+  share: { label: "‖ΔW‖ against the mean", log: true, value: part => part.share },
 };
+
+/**
+ * Adds the server's summary ({ size, rank90, rank99 }, a list each) to a report's components, and
+ * `share`: ‖ΔW‖ divided by the root mean square over all components.
+ */
+export function withSummary(report, summary) {
+  const squares = summary.size.reduce((sum, size) => sum + size * size, 0);
+  const mean = Math.sqrt(squares / Math.max(1, summary.size.length));
+  report.components.forEach((part, i) => {
+    for (const key of ["size", "rank90", "rank99"]) part[key] = summary[key][i];
+    part.share = mean > 0 ? part.size / mean : null;
+  });
+}
 
 function known(value) {
   return typeof value === "number" && Number.isFinite(value);
@@ -61,21 +74,26 @@ export function difference(first, second) {
   const columns = [...new Set([...first.columns, ...second.columns])];
   const names = new Map();
   for (const row of [...first.rows, ...second.rows]) names.set(row.name, row.section);
-  const cell = (found, name, column) => {
-    const row = found.rows.find(line => line.name === name);
-    return row?.cells[found.columns.indexOf(column)] ?? null;
-  };
+  const [firsts, seconds] = [first, second].map(found => new Map(found.rows.map(row => [row.name, row])));
+  const cell = (found, rows, name, column) => rows.get(name)?.cells[found.columns.indexOf(column)] ?? null;
   const rows = [...names].map(([name, section]) => ({
     name,
     section,
     cells: columns.map(column => {
-      const [a, b] = [cell(first, name, column), cell(second, name, column)];
+      const [a, b] = [cell(first, firsts, name, column), cell(second, seconds, name, column)];
       if (!a && !b) return null;
       const both = known(a?.value) && known(b?.value);
       return { value: both ? b.value - a.value : null, parts: [...(a?.parts ?? []), ...(b?.parts ?? [])] };
     }),
   }));
   return { rows, columns };
+}
+
+/** A stranger's text without control characters and marks that turn the direction of what follows. */
+export function plain(text, longest = 120) {
+  const shown = String(text).slice(0, 2 * longest).replace(/[\p{Cc}\p{Cf}\u2028\u2029]/gu, "·");
+  return shown.length > longest || String(text).length > 2 * longest
+    ? `${shown.slice(0, longest - 1)}…` : shown;
 }
 
 /** A number as a cell or a legend shows it. */
@@ -89,7 +107,10 @@ export function short(value) {
 
 /** The report as CSV, every component a line; text in quotes, and nothing that a table runs. */
 export function csv(report) {
-  const columns = ["name", "row", "column", "rank", "shape", "alpha", "nu", "bytes", "retained"];
+  const columns = [
+    "name", "row", "column", "rank", "before", "shape", "alpha", "nu", "bytes", "retained", "size",
+    "rank90", "rank99",
+  ];
   const cell = value => {
     if (value === null || value === undefined) return "";
     if (typeof value === "number") return String(value);

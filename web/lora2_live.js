@@ -3,59 +3,83 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { createLive } from "./lora2_run.js";
-import { theme } from "./lora2_theme.js";
+import { onTheme, theme } from "./lora2_theme.js";
 
-const HEIGHT = 360;
-const shown = new Map(); // node id → what its node shows
+const HEIGHT = 380;
+const shown = new WeakMap(); // node → what it shows
+
+function root() {
+  return app.rootGraph ?? app.graph;
+}
+
+/** The node behind the server's id, which names the way through subgraphs: "12:3". */
+function nodeOf(id) {
+  let graph = root(), node = null;
+  for (const part of String(id).split(":")) {
+    node = graph?.getNodeById(part);
+    graph = node?.subgraph;
+  }
+  return node;
+}
 
 function attach(node) {
   const live = createLive(document, { theme });
   const widget = node.addDOMWidget("live", "lora2_live", live.element, {
-    serialize: false,
+    serialize: false, // not in what is sent
     getMinHeight: () => (live.started() ? HEIGHT : 0),
     getMaxHeight: () => (live.started() ? undefined : 0),
     getValue: () => undefined,
     setValue: () => {},
   });
+  widget.serialize = false; // nor in what is stored
   live.element.hidden = true;
+  new ResizeObserver(live.resize).observe(live.element);
+  onTheme(node, live.resize);
+  const opened = () => {
+    if (!live.element.hidden) return;
+    live.element.hidden = false;
+    const [width, height] = node.computeSize();
+    node.setSize([Math.max(width, node.size[0]), Math.max(height, node.size[1])]);
+    node.setDirtyCanvas?.(true, true);
+  };
   return {
     take(message) {
-      const first = !live.started();
       live.take(message);
-      if (first && live.started()) {
-        live.element.hidden = false;
-        node.setSize([node.size[0], node.computeSize()[1]]);
-        node.setDirtyCanvas?.(true, true);
-      }
+      if (live.started()) opened();
     },
-    restore: state => {
-      if (!state?.begin) return;
-      [state.begin, ...state.frames].forEach(message => live.take(message));
-      live.element.hidden = false;
+    restore(state) {
+      live.restore(state);
+      opened();
     },
-    resize: live.resize,
-    widget,
   };
 }
 
+/** Fetches the runs of this workflow: after a reload, a reconnect, and at the end of a run. */
+async function restore() {
+  const asked = new URLSearchParams({ client: api.clientId ?? "", workflow: root()?.id ?? "" });
+  let states;
+  try {
+    const answer = await api.fetchApi(`/lora2/live?${asked}`);
+    if (!answer.ok) return;
+    states = await answer.json();
+  } catch {
+    return; // without the server there is nothing to show either
+  }
+  for (const [id, state] of Object.entries(states)) shown.get(nodeOf(id))?.restore(state);
+}
+
+// before the page is set up: it complains of messages that nobody listens to
+api.addEventListener("lora2.live", ({ detail }) => {
+  if (detail.workflow !== String(root()?.id ?? "")) return; // another tab's
+  shown.get(nodeOf(detail.node))?.take(detail);
+  if (detail.kind === "end") restore(); // with the frames that were too quick to be sent
+});
+api.addEventListener("reconnected", restore);
+
 app.registerExtension({
   name: "lora2.live",
-  setup() {
-    api.addEventListener("lora2.live", ({ detail }) => {
-      const node = app.graph?._nodes.find(one => String(one.id) === String(detail.node));
-      if (node?.comfyClass === "LoRA2Train") shown.get(node)?.take(detail);
-    });
-  },
   nodeCreated(node) {
-    if (node.comfyClass !== "LoRA2Train") return;
-    const live = attach(node);
-    shown.set(node, live);
-    new ResizeObserver(() => live.resize()).observe(live.widget.element);
+    if (node.comfyClass === "LoRA2Train") shown.set(node, attach(node));
   },
-  async loadedGraphNode(node) {
-    if (node.comfyClass !== "LoRA2Train") return;
-    const client = encodeURIComponent(api.clientId ?? "");
-    const answer = await api.fetchApi(`/lora2/live/${node.id}?client=${client}`);
-    if (answer.ok) shown.get(node)?.restore(await answer.json());
-  },
+  afterConfigureGraph: restore,
 });

@@ -2,11 +2,13 @@
 // It knows nothing of the host.
 
 import { grid, short } from "./lora2_grid.js";
-import { THEMES, draw, layout } from "./lora2_draw.js";
+import { THEMES, draw, layout, prepared } from "./lora2_draw.js";
 import { scale } from "./lora2_scale.js";
 
 const MOST = 400; // frames; then every other one goes
 const SMOOTHING = 0.9; // of the loss, from frame to frame
+const GAP = 6, CURVE = 54; // pixels between the curves, and of their height
+const COLOURS = ["rgb(222, 138, 66)", "rgb(96, 150, 210)", "rgb(150, 170, 90)"];
 
 /** Ranks from base64 of little-endian 16-bit numbers. */
 export function ranksOf(text) {
@@ -50,7 +52,7 @@ export function drawCurve(ctx, { width, height }, points, { steps, label, colour
   ctx.textAlign = "left";
   ctx.fillStyle = theme.ink;
   const last = known.at(-1);
-  ctx.fillText(`${label} ${last ? short(last[1]) : "–"}`, 2, 1);
+  ctx.fillText(`${label} ${last ? Number(last[1].toPrecision(3)) : "–"}`, 2, 1);
   if (known.length < 2) return;
   const all = known.map(([, value]) => value);
   const low = Math.min(...all), high = Math.max(...all);
@@ -67,22 +69,28 @@ export function drawCurve(ctx, { width, height }, points, { steps, label, colour
   }
 }
 
-/** { element, take(message), started(), resize() }; messages: as nodes/live.py sends them. */
+/**
+ * { element, take(message), restore(state), started(), resize() }; messages and state: as
+ * nodes/live.py has them. theme(): "dark" or "light".
+ */
 export function createLive(document, { theme }) {
   const made = (tag, properties = {}) => Object.assign(document.createElement(tag), properties);
-  let begin = null, frames = [], chosen = null;
+  let begin = null, frames = [], ended = false;
+  let chosen = null; // index of a frame, or null for the last one
   const state = made("div");
-  const picture = made("canvas", { ariaLabel: "ranks by layer" });
+  const picture = made("canvas", { role: "img" });
   const curves = ["loss", "mean rank", "MB"].map(label => ({ label, canvas: made("canvas") }));
   const row = made("div");
-  row.style.cssText = "display: flex; gap: 6px; flex: none;";
+  row.style.cssText = `display: flex; gap: ${GAP}px; flex: none;`;
   row.append(...curves.map(({ canvas }) => canvas));
-  const scrubber = made("input", { type: "range", min: 0, value: 0, title: "Step through the run" });
+  const scrubber = made("input", {
+    type: "range", min: 0, value: 0, title: "Step through the run", ariaLabel: "Step through the run",
+  });
   scrubber.style.cssText = "width: 100%; margin: 0; flex: none;";
   const box = made("div");
   box.style.cssText = "flex: 1 1 auto; min-height: 0; overflow: hidden;";
   box.append(picture);
-  const element = made("div");
+  const element = made("div", { className: "lora2-live" });
   element.style.cssText = "display: flex; flex-direction: column; gap: 4px; width: 100%; " +
     "height: 100%; overflow: hidden; font: 11px sans-serif; color: var(--input-text, #ddd);";
   element.append(state, row, box, scrubber);
@@ -91,41 +99,44 @@ export function createLive(document, { theme }) {
     paint();
   });
 
-  function canvasOf(canvas, width, height) {
-    const ratio = Math.max(2, globalThis.devicePixelRatio || 1);
-    canvas.width = Math.round(width * ratio);
-    canvas.height = Math.round(height * ratio);
-    canvas.style.width = `${width}px`;
-    canvas.style.height = `${height}px`;
-    const ctx = canvas.getContext("2d");
-    ctx.setTransform(ratio, 0, 0, ratio, 0, 0);
-    return ctx;
+  function told(frame) {
+    const last = frames.at(-1);
+    const left = frame !== last ? "" : frame.step >= begin.steps ? ", done"
+      : ended ? ", stopped" : `, ${clock(frame.seconds_left)} left`;
+    return `step ${frame.step}/${begin.steps}, loss ${frame.loss.toPrecision(3)}, ` +
+      `mean rank ${short(frame.mean_rank)}, ${Number(frame.megabytes.toPrecision(3))} MB in fp16${left}`;
   }
 
   function paint() {
     if (!frames.length || !element.clientWidth) return;
     const frame = frames[chosen ?? frames.length - 1], colours = THEMES[theme()];
-    const left = frame.step < begin.steps ? `, ${clock(frame.seconds_left)} left` : ", done";
-    state.textContent = `step ${frame.step}/${begin.steps}, loss ${short(frame.loss)}, ` +
-      `mean rank ${short(frame.mean_rank)}, ${short(frame.megabytes)} MB in fp16${left}`;
+    state.textContent = told(frame);
+    picture.ariaLabel = state.textContent;
     const found = grid(reportAt(begin, frame), "rank");
     const places = layout(found, element.clientWidth, box.clientHeight);
     const highest = Math.max(...frames.map(one => one.highest));
     const all = scale([1, highest], { log: true });
-    draw(canvasOf(picture, places.width, places.height), found, all, places, {
-      theme: colours, title: "rank",
-    });
-    const width = Math.floor((element.clientWidth - 12) / 3), height = 54;
+    draw(prepared(picture, places.width, places.height), found, all, places, { theme: colours, title: "rank" });
+    const size = { width: Math.floor((element.clientWidth - 2 * GAP) / 3), height: CURVE };
     const losses = smoothed(frames.map(one => one.loss));
     const series = [losses, frames.map(one => one.mean_rank), frames.map(one => one.megabytes)];
     curves.forEach(({ label, canvas }, i) =>
-      drawCurve(canvasOf(canvas, width, height), { width, height },
+      drawCurve(prepared(canvas, size.width, size.height), size,
         frames.map((one, at) => [one.step, series[i][at]]), {
           steps: begin.steps, label, theme: colours, at: chosen === null ? null : frame.step,
-          colour: ["rgb(222, 138, 66)", "rgb(96, 150, 210)", "rgb(150, 170, 90)"][i],
+          colour: COLOURS[i],
         }));
     scrubber.max = String(frames.length - 1);
     if (chosen === null) scrubber.value = scrubber.max;
+    scrubber.ariaValueText = `step ${frame.step}`;
+  }
+
+  function add(frame) {
+    if (frames.length && frame.step <= frames.at(-1).step) return;
+    frames.push({ ...frame, highest: Math.max(...ranksOf(frame.ranks)) });
+    if (frames.length <= MOST) return;
+    frames = frames.filter((_, i) => i % 2 === 0 || i === frames.length - 1);
+    chosen = null;
   }
 
   return {
@@ -136,14 +147,19 @@ export function createLive(document, { theme }) {
         begin = message;
         frames = [];
         chosen = null;
-        return;
+        ended = false;
+      } else if (begin) {
+        if (message.kind === "frame") add(message);
+        else ended = true;
+        paint();
       }
-      if (!begin || (frames.length && message.step <= frames.at(-1).step)) return;
-      frames.push({ ...message, highest: Math.max(...ranksOf(message.ranks)) });
-      if (frames.length > MOST) {
-        frames = frames.filter((_, i) => i % 2 === 0 || i === frames.length - 1);
-        chosen = null;
-      }
+    },
+    restore(found) {
+      const at = chosen === null ? null : frames[chosen]?.step;
+      ({ begin, ended } = found);
+      frames = [];
+      found.frames.forEach(add);
+      chosen = at === null ? null : Math.max(0, frames.findLastIndex(one => one.step <= at));
       paint();
     },
     resize: paint,

@@ -48,25 +48,28 @@ export function ticks(low, high, log, count = 6) {
 
 /**
  * The scale of a set of numbers. log: logarithmic; signed: around zero, for differences.
- * Returns { low, high, log, signed, colour(value), ink(value), ticks() }; colours are CSS.
+ * { low, high, colour(value), ink(value), share(value), at(share), ticks() }; colours are CSS, a
+ * share is a place on the scale from 0 to 1.
  */
 export function scale(values, { log = false, signed = false } = {}) {
-  const known = values.filter(value => Number.isFinite(value) && (!log || value > 0));
+  const known = values.filter(value => Number.isFinite(value) && (signed || !log || value > 0));
   let low = known.length ? known.reduce((a, b) => Math.min(a, b)) : 1;
   let high = known.length ? known.reduce((a, b) => Math.max(a, b)) : 1;
   if (signed) {
     high = Math.max(Math.abs(low), Math.abs(high)) || 1;
     low = -high;
   }
+  const even = !log || signed;
   const palette = signed ? DIVERGING : PALETTE;
-  const exact = value => mixed(palette, share(value, low, high, log && !signed));
+  const place = value => share(value, low, high, !even);
+  const exact = value => mixed(palette, place(value));
   return {
     low,
     high,
-    log,
-    signed,
     colour: value => css(exact(value)),
     ink: value => (brightness(exact(value)) < 128 ? "#ffffff" : "#1c1c22"),
-    ticks: () => ticks(low, high, log && !signed),
+    share: place,
+    at: found => (even ? low + (high - low) * found : low * (high / low) ** found),
+    ticks: () => ticks(low, high, !even),
   };
 }

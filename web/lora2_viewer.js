@@ -1,13 +1,14 @@
-// The rank viewer as an element: toolbar, picture, totals, and the details of one component.
+// The rank viewer as an element: toolbar, pictures, totals, and the details of one component.
 // It knows nothing of the host. All text of a file goes in as text, never as HTML.
 
-import { METRICS, csv, difference, grid, short, values } from "./lora2_grid.js";
-import { THEMES, draw, layout, neighbour } from "./lora2_draw.js";
+import { THEMES, draw, layout, neighbour, prepared } from "./lora2_draw.js";
+import { METRICS, csv, difference, grid, plain, short, values, withSummary } from "./lora2_grid.js";
 import { scale } from "./lora2_scale.js";
-import { drawSpectrum } from "./lora2_spectrum.js";
+import { createSpectrum } from "./lora2_spectrum.js";
 
-const SUMMARIES = new Set(["rank90", "rank99", "size"]); // of which a report alone knows nothing
-const LONGEST = 120; // characters of a name that are shown
+const SUMMARIES = new Set(["rank90", "rank99", "share"]); // of which a report alone knows nothing
+const REST = 150; // milliseconds on a cell, after which its spectrum is asked for
+const LEAST_WIDTH = 240, GAP = 8, TITLE = 18;
 const STYLE = `
 .lora2-viewer { display: flex; flex-direction: column; gap: 4px; width: 100%; height: 100%;
   overflow: hidden; font: 11px sans-serif; color: var(--input-text, #ddd); box-sizing: border-box; }
@@ -15,13 +16,21 @@ const STYLE = `
 .lora2-viewer select, .lora2-viewer button { font: inherit; color: inherit; padding: 2px 6px;
   background: var(--comfy-input-bg, #222); border: 1px solid var(--border-color, #555);
   border-radius: 4px; }
-.lora2-viewer .pictures { flex: 1 1 auto; min-height: 0; overflow: auto; display: flex; gap: 8px; }
-.lora2-viewer .pictures > div { flex: 1 1 0; min-width: 0; }
-.lora2-viewer .title { white-space: nowrap; overflow: hidden; text-overflow: ellipsis;
-  font-weight: 600; }
-.lora2-viewer canvas { display: block; outline: none; }
-.lora2-viewer .details { flex: none; height: 74px; display: flex; gap: 8px; overflow: hidden; }
-.lora2-viewer .details .text { flex: 1 1 50%; white-space: pre-line; overflow: auto; }
+.lora2-viewer .pictures { flex: 1 1 auto; min-height: 0; overflow: auto; display: flex;
+  gap: ${GAP}px; }
+.lora2-viewer .pictures > div { flex: none; position: relative; }
+.lora2-viewer .title { height: ${TITLE}px; line-height: ${TITLE}px; white-space: nowrap;
+  overflow: hidden; text-overflow: ellipsis; font-weight: 600; }
+.lora2-viewer canvas { display: block; }
+.lora2-viewer .pictures canvas, .lora2-viewer .pictures canvas:focus { outline: none; }
+.lora2-viewer .mark { position: absolute; pointer-events: none; box-sizing: border-box;
+  border: 2px solid var(--input-text, #fff); }
+.lora2-viewer .hint { margin: auto; max-width: 40em; text-align: center; overflow-wrap: anywhere; }
+.lora2-viewer .details { flex: none; height: 88px; display: flex; gap: ${GAP}px; overflow: hidden; }
+.lora2-viewer .details .text { flex: 1 1 50%; white-space: pre-line; overflow: auto;
+  overflow-wrap: anywhere; }
+.lora2-viewer .spectrum { flex: none; width: 200px; }
+.lora2-viewer [hidden] { display: none; }
 `;
 
 function styled(document) {
@@ -38,117 +47,108 @@ function made(document, tag, properties = {}, children = []) {
   return element;
 }
 
-function plain(text) {
-  // control characters and marks that turn the direction of what follows
-  const shown = String(text).replace(/[\p{Cc}\p{Cf}]/gu, "·");
-  return shown.length > LONGEST ? `${shown.slice(0, LONGEST - 1)}…` : shown;
+function percent(share, digits = 2) {
+  return `${(100 * share).toFixed(digits)} %`;
 }
 
 /** What the details say of a component. */
 export function described(part) {
-  const lines = [
-    plain(part.name),
-    `rank ${part.rank}${part.before ? ` of ${part.before}` : ""}, layer ${part.shape.join(" × ")}`,
-  ];
+  const rank = part.before && part.before !== part.rank ? `${part.rank} of ${part.before}` : part.rank;
   const more = [];
-  if (part.alpha !== null && part.alpha !== undefined) more.push(`alpha ${short(part.alpha)}`);
-  if (part.nu !== null && part.nu !== undefined) more.push(`ν ${short(part.nu)}`);
-  more.push(`${short(part.bytes / 1e6)} MB`);
-  if (typeof part.retained === "number") more.push(`${(100 * part.retained).toFixed(2)} % kept`);
-  if (typeof part.rank90 === "number") more.push(`90 % in ${part.rank90}, 99 % in ${part.rank99}`);
-  return [...lines, more.join(", ")].join("\n");
+  const known = (value, text) => typeof value === "number" && more.push(text(value));
+  known(part.alpha, value => `alpha ${short(value)}`);
+  known(part.nu, value => `ν ${short(value)}`);
+  known(part.bytes, value => `${short(value / 1e6)} MB`);
+  known(part.retained, value => `${percent(value)} of the energy kept`);
+  known(part.size, value => `‖ΔW‖ ${short(value)}`);
+  known(part.rank90, value => `90 % of the energy in ${value}, 99 % in ${part.rank99}`);
+  return `${plain(part.name)}\nrank ${rank}, layer ${part.shape.join(" × ")}\n${more.join(", ")}`;
 }
 
 /** One line of totals. */
-export function summed(totals) {
+export function summed({ totals, components }) {
+  const share = rank => percent(components.filter(part => part.rank === rank).length / totals.components, 0);
+  const bits = Math.round((8 * totals.bytes) / totals.parameters);
   const parts = [
     `${totals.components} layers`,
-    `${short(totals.bytes / 1e6)} MB`,
+    `${short(totals.bytes / 1e6)} MB${[8, 16, 32].includes(bits) ? ` in ${bits} bits` : ""}`,
     `mean rank ${short(totals.mean_rank)} (by parameters ${short(totals.weighted_mean_rank)})`,
-    `${totals.rank_one} at rank 1`,
-    `highest ${totals.max_rank}`,
+    `${share(1)} at rank 1`,
+    `${share(totals.max_rank)} at the highest, ${totals.max_rank}`,
   ];
-  if (typeof totals.retained === "number") {
-    parts.push(`${(100 * totals.retained).toFixed(2)} % of the energy kept`);
-  }
+  if (typeof totals.retained === "number") parts.push(`${percent(totals.retained)} of the energy kept`);
   return parts.join(" · ");
 }
 
 /**
- * { element, show(views), resize(), destroy() }. views: [{ title, report, token }].
- * ask(path): JSON of the server, or an error; theme(): "dark" or "light"; save(name, blob).
+ * { element, show(views), say(text), resize() }. views: [{ title, report, token }]; say shows a
+ * text instead. ask(path): JSON of the server, or { error }; theme(): "dark" or "light";
+ * save(name, blob).
  */
 export function createViewer(document, { ask, theme, save }) {
   styled(document);
   let views = [];
-  let focus = null; // { view, row, column }
+  let focus = null, pinned = null; // { view, row, column }: under the pointer or keys, and clicked
   let painted = []; // what is on each canvas
-  const metric = made(document, "select", { title: "What the colours show" });
-  for (const [name, { label }] of Object.entries(METRICS)) {
-    metric.append(made(document, "option", { value: name, textContent: label }));
-  }
-  const rows = made(document, "select", { title: "A row for" });
-  rows.append(
-    made(document, "option", { value: "layers", textContent: "every layer" }),
-    made(document, "option", { value: "blocks", textContent: "every block" }),
-  );
-  const compare = made(document, "select", { title: "Comparison" });
-  compare.append(
-    made(document, "option", { value: "beside", textContent: "side by side" }),
-    made(document, "option", { value: "difference", textContent: "second minus first" }),
-  );
-  const png = made(document, "button", { type: "button", textContent: "PNG" });
-  const table = made(document, "button", { type: "button", textContent: "CSV" });
+  let resting = 0;
+  const choice = (title, options) => {
+    const select = made(document, "select", { title, ariaLabel: title });
+    for (const [value, textContent] of options) {
+      select.append(made(document, "option", { value, textContent }));
+    }
+    return select;
+  };
+  const metric = choice("What the colours show", Object.entries(METRICS).map(([name, { label }]) => [name, label]));
+  const rows = choice("A row for", [["layers", "every layer"], ["blocks", "every block"]]);
+  const compare = choice("Comparison", [["beside", "side by side"], ["difference", "second minus first"]]);
+  const button = (textContent, title) => made(document, "button", { type: "button", textContent, title });
+  const png = button("PNG", "Save the picture"), table = button("CSV", "Save the numbers");
   const bar = made(document, "div", { className: "bar" }, [metric, rows, compare, png, table]);
   const pictures = made(document, "div", { className: "pictures" });
   const text = made(document, "div", { className: "text", ariaLive: "polite" });
-  const curve = made(document, "canvas");
-  const details = made(document, "div", { className: "details" }, [text, curve]);
+  const spectrum = createSpectrum(document, { theme: () => THEMES[theme()] });
+  const details = made(document, "div", { className: "details" }, [text, spectrum.element]);
   const element = made(document, "div", { className: "lora2-viewer" }, [bar, pictures, details]);
 
   function grids() {
     const blocks = rows.value === "blocks";
     const found = views.map(view => grid(view.report, metric.value, { blocks }));
     if (views.length === 2 && compare.value === "difference") {
-      const titles = views.map(view => plain(view.title));
-      return [{ found: difference(...found), title: `${titles[1]} − ${titles[0]}`, view: null, signed: true }];
+      const [first, second] = views.map(view => plain(view.title));
+      return [{ found: difference(...found), title: `${second} − ${first}`, signed: true }];
     }
-    return found.map((one, i) => ({ found: one, title: plain(views[i].title), view: views[i] }));
+    return found.map((one, i) => ({ found: one, title: plain(views[i].title) }));
   }
 
   function paint() {
+    bar.hidden = !views.length;
     compare.hidden = views.length !== 2;
     const shown = grids();
-    const log = METRICS[metric.value].log;
-    const all = shown.flatMap(({ found }) => values(found));
-    const colours = scale(all, { log, signed: shown.some(({ signed }) => signed) });
-    const colourSet = THEMES[theme()];
-    const room = pictures.clientHeight - 18;
-    const width = Math.max(220, (pictures.clientWidth - 8 * (shown.length - 1)) / Math.max(1, shown.length));
-    painted = shown.map(({ found, title, view }, i) => {
-      const old = painted[i];
-      const name = old?.name ?? made(document, "div", { className: "title" });
-      const canvas = old?.canvas ?? picture(i);
-      const box = old?.box ?? made(document, "div", {}, [name, canvas]);
-      name.textContent = title;
-      name.title = view ? summed(view.report.totals) : "";
-      const places = layout(found, width, room);
-      const ratio = Math.max(2, globalThis.devicePixelRatio || 1); // the host may enlarge the node
-      canvas.width = Math.round(places.width * ratio);
-      canvas.height = Math.round(places.height * ratio);
-      canvas.style.width = `${places.width}px`;
-      canvas.style.height = `${places.height}px`;
-      const ctx = canvas.getContext("2d");
-      ctx.setTransform(ratio, 0, 0, ratio, 0, 0);
-      const at = focus?.view === i ? focus : null;
-      draw(ctx, found, colours, places, { theme: colourSet, title: METRICS[metric.value].label, focus: at });
-      return { box, name, canvas, found, places, view };
+    const { log, label } = METRICS[metric.value];
+    const signed = shown.some(one => one.signed);
+    const colours = scale(shown.flatMap(({ found }) => values(found)), { log, signed });
+    const share = (pictures.clientWidth - GAP * (shown.length - 1)) / shown.length;
+    const width = Math.max(LEAST_WIDTH, Math.floor(share));
+    painted = shown.map(({ found, title }, i) => {
+      const old = painted[i] ?? frame(i);
+      old.name.textContent = title;
+      old.name.style.width = `${width}px`;
+      const places = layout(found, width, pictures.clientHeight - TITLE - 2);
+      const ctx = prepared(old.canvas, places.width, places.height);
+      draw(ctx, found, colours, places, { theme: THEMES[theme()], title: label });
+      return { ...old, found, places, title };
     });
     pictures.replaceChildren(...painted.map(({ box }) => box));
+    mark();
   }
 
-  function picture(i) {
-    const canvas = made(document, "canvas", { tabIndex: 0, ariaLabel: "ranks by layer" });
+  function frame(i) {
+    const name = made(document, "div", { className: "title" });
+    const canvas = made(document, "canvas", {
+      tabIndex: 0, role: "application",
+      ariaLabel: "ranks by layer; arrow keys move, Enter shows the singular values",
+    });
+    const border = made(document, "div", { className: "mark", hidden: true });
     const under = event => {
       const { places } = painted[i];
       const box = canvas.getBoundingClientRect();
@@ -159,92 +159,184 @@ export function createViewer(document, { ask, theme, save }) {
     canvas.addEventListener("pointerleave", () => point(i, null));
     canvas.addEventListener("click", event => {
       point(i, under(event));
-      open();
+      pin(focus);
     });
     canvas.addEventListener("focus", () => {
-      if (focus?.view === i) return;
-      const row = painted[i].found.rows.findIndex(line => line.cells.some(Boolean));
-      if (row >= 0) point(i, { row, column: painted[i].found.rows[row].cells.findIndex(Boolean) });
+      // what the keyboard starts from; a pointer has its cell already
+      if (focus?.view !== i && canvas.matches(":focus-visible")) point(i, first(i));
     });
+    canvas.addEventListener("blur", () => point(i, null));
     canvas.addEventListener("keydown", event => {
       const direction = { ArrowUp: "up", ArrowDown: "down", ArrowLeft: "left", ArrowRight: "right" }[event.key];
-      if (direction && focus?.view === i) point(i, neighbour(painted[i].found, focus, direction));
-      else if (event.key === "Enter" || event.key === " ") open();
+      const at = focus?.view === i ? focus : first(i);
+      if (direction) point(i, neighbour(painted[i].found, at, direction));
+      else if (event.key === "Enter" || event.key === " ") pin(at);
+      else if (event.key === "Escape" && pinned) pin(null);
       else return;
       event.preventDefault();
       event.stopPropagation();
     });
-    return canvas;
+    return { box: made(document, "div", {}, [name, canvas, border]), name, canvas, border };
+  }
+
+  function first(i) {
+    const { rows: lines } = painted[i].found;
+    const row = lines.findIndex(line => line.cells.some(Boolean));
+    return { view: i, row, column: lines[row].cells.findIndex(Boolean) };
+  }
+
+  function same(a, b) {
+    return a?.view === b?.view && a?.row === b?.row && a?.column === b?.column;
+  }
+
+  function partsAt(at) {
+    return painted[at.view]?.found.rows[at.row]?.cells[at.column]?.parts ?? [];
   }
 
   function point(i, cell) {
-    const found = cell && painted[i].found.rows[cell.row].cells[cell.column];
-    const next = found ? { view: i, ...cell } : null;
-    if (next?.view === focus?.view && next?.row === focus?.row && next?.column === focus?.column) return;
+    const next = cell && partsAt({ view: i, ...cell }).length
+      ? { view: i, row: cell.row, column: cell.column } : null;
+    if (same(next, focus)) return;
     focus = next;
-    paint();
-    text.textContent = found ? found.parts.map(described).join("\n") : totals();
-    if (!found) curve.hidden = true;
+    clearTimeout(resting);
+    if (focus) resting = setTimeout(() => learn(focus), REST);
+    tell();
+  }
+
+  function pin(at) {
+    pinned = at;
+    tell();
+    if (at) learn(at);
+  }
+
+  /** Marks and describes the cell that is pointed at, else the one that was clicked. */
+  function tell() {
+    const at = focus ?? pinned;
+    const parts = at ? partsAt(at) : [];
+    mark();
+    text.textContent = parts.length ? parts.map(part => spoken(part)).join("\n") : totals();
+    const spectra = pinned && same(at, pinned) ? parts.map(part => part.spectrum) : [];
+    if (spectra[0] && !spectra[0].error) spectrum.show(spectra[0], parts[0].bytes);
+    else spectrum.hide();
+  }
+
+  function spoken(part) {
+    const owner = views.length > 1 && views.find(view => view.report.components.includes(part));
+    const head = owner ? `${plain(owner.title)}: ` : "";
+    const error = part.spectrum?.error ? `\n${plain(part.spectrum.error)}` : "";
+    return `${head}${described(part)}${error}`;
+  }
+
+  function mark() {
+    const at = focus ?? pinned;
+    painted.forEach(({ border, found, places }, i) => {
+      border.hidden = at?.view !== i || !found.rows[at.row]?.cells[at.column];
+      if (border.hidden) return;
+      const { x, y, width, height } = places.box(at.row, at.column);
+      border.style.left = `${x - 1}px`;
+      border.style.top = `${TITLE + y - 1}px`;
+      border.style.width = `${width + 2}px`;
+      border.style.height = `${height + 2}px`;
+    });
   }
 
   function totals() {
-    return views.map(view => `${plain(view.title)}: ${summed(view.report.totals)}`).join("\n");
+    return views.map(view => `${plain(view.title)}: ${summed(view.report)}`).join("\n");
   }
 
-  async function open() {
-    if (!focus) return;
-    const { view, found } = painted[focus.view];
-    const part = found.rows[focus.row].cells[focus.column].parts[0];
+  /** Asks for the spectra behind a cell, once. */
+  async function learn(at) {
+    const part = at && partsAt(at).find(one => !one.spectrum);
+    const view = part && views.find(one => one.report.components.includes(part));
     if (!view?.token) return;
-    const spectrum = await ask(`/lora2/spectra/${view.token}/${view.report.components.indexOf(part)}`);
-    if (spectrum.error) {
-      text.textContent = `${described(part)}\n${spectrum.error}`;
-      return;
-    }
-    text.textContent = described({ ...part, ...spectrum });
-    curve.hidden = false;
-    drawSpectrum(curve, spectrum, THEMES[theme()]);
+    const index = view.report.components.indexOf(part);
+    const found = await ask(`/lora2/spectra?token=${view.token}&component=${index}`);
+    const { sigma, error, ...known } = found;
+    Object.assign(part, known, { spectrum: found });
+    if (same(at, focus ?? pinned)) tell();
+    if (!error) learn(at);
   }
 
   async function summarise() {
     if (!SUMMARIES.has(metric.value)) return;
-    for (const view of views.filter(one => one.token && !one.summary)) {
+    const asked = views;
+    for (const view of asked.filter(one => one.token && !one.summary)) {
       text.textContent = "computing the singular values of every layer …";
-      view.summary = await ask(`/lora2/spectra/${view.token}`);
-      if (view.summary.error) text.textContent = view.summary.error;
-      else view.report.components.forEach((part, i) => Object.assign(part, view.summary[i]));
+      const found = await ask(`/lora2/spectra?token=${view.token}`);
+      if (views !== asked) return;
+      if (found.error) {
+        text.textContent = plain(found.error, 400);
+        return;
+      }
+      view.summary = found;
+      withSummary(view.report, found);
     }
     paint();
+    tell();
   }
 
   function fileName(ending) {
-    const stem = (views[0]?.title ?? "ranks").split("/").pop().replace(/[^\w.-]+/g, "_").slice(0, 60);
-    return `${stem.replace(/\.safetensors$/, "")}_ranks.${ending}`;
+    const stem = (views[0]?.title ?? "ranks").split(/[/\\]/).pop().replace(/\.safetensors$/, "");
+    return `${stem.replace(/[^\w.-]+/g, "_").slice(0, 60)}_ranks.${ending}`;
+  }
+
+  /** All pictures beside one another with their titles, on paper. */
+  function poster() {
+    const width = painted.reduce((sum, { places }) => sum + places.width + GAP, GAP);
+    const height = Math.max(...painted.map(({ places }) => places.height)) + TITLE + 2 * GAP;
+    const canvas = document.createElement("canvas");
+    const ctx = prepared(canvas, width, height), colours = THEMES[theme()];
+    ctx.fillStyle = colours.paper;
+    ctx.fillRect(0, 0, width, height);
+    let x = GAP;
+    for (const { canvas: picture, places, title } of painted) {
+      ctx.font = "600 11px sans-serif";
+      ctx.textBaseline = "middle";
+      ctx.fillStyle = colours.ink;
+      ctx.fillText(title, x, GAP + TITLE / 2, places.width);
+      ctx.drawImage(picture, x, GAP + TITLE, places.width, places.height);
+      x += places.width + GAP;
+    }
+    return canvas;
   }
 
   metric.addEventListener("change", () => {
     paint();
+    tell();
     summarise();
   });
-  for (const choice of [rows, compare]) choice.addEventListener("change", paint);
+  for (const select of [rows, compare]) {
+    select.addEventListener("change", () => {
+      focus = pinned = null;
+      paint();
+      tell();
+    });
+  }
   table.addEventListener("click", () => {
     const parts = views.map(view => csv(view.report)).join("\r\n");
-    save(fileName("csv"), new Blob([parts], { type: "text/csv" }));
+    save(fileName("csv"), new Blob(["\ufeff", parts], { type: "text/csv" })); // for spreadsheets: UTF-8
   });
-  png.addEventListener("click", () => {
-    painted[0]?.canvas.toBlob(blob => blob && save(fileName("png"), blob));
-  });
+  png.addEventListener("click", () => poster().toBlob(blob => blob && save(fileName("png"), blob)));
+  bar.hidden = true;
 
   return {
     element,
     show(given) {
       views = given;
-      focus = null;
+      focus = pinned = null;
       painted = [];
-      curve.hidden = true;
       paint();
-      text.textContent = totals();
+      tell();
       summarise();
+    },
+    say(message) {
+      views = painted = [];
+      focus = pinned = null;
+      bar.hidden = true;
+      spectrum.hide();
+      text.textContent = "";
+      const textContent = plain(message, 400);
+      pictures.replaceChildren(made(document, "p", { className: "hint", role: "status", textContent }));
     },
     resize: () => views.length && paint(),
   };

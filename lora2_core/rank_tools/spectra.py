@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from threading import Lock
 
+from ..adapter_file import alphas
 from ..low_rank import energy_rank, singular_values
 from .adapters import Adapter
 from .parallel import in_order
@@ -13,9 +14,10 @@ _SHARES = {"rank90": 0.9, "rank99": 0.99}
 @dataclass(frozen=True)
 class Spectrum:
     """sigma: falling, of ΔW at strength 1. size: ‖ΔW‖. rank90, rank99: the smallest rank that
-    holds that share of the energy Σσ²."""
+    holds that share of the energy Σσ². alpha: of the file, or None where it has none."""
 
     sigma: tuple[float, ...]
+    alpha: float | None
     size: float
     rank90: int
     rank99: int
@@ -38,7 +40,9 @@ class Spectra:
             sigma = singular_values(*self._adapter.factors(canonical))
             ranks = {key: energy_rank(sigma, share) for key, share in _SHARES.items()}
             size = float(sigma.double().square().sum().sqrt())
-            self._known[name] = Spectrum(tuple(sigma.tolist()), size, **ranks)
+            stored = self._adapter.components[canonical]
+            alpha = alphas(self._adapter.state, [stored])[stored.name]
+            self._known[name] = Spectrum(tuple(sigma.tolist()), alpha, size, **ranks)
         return self._known[name]
 
     def all(self) -> dict[str, Spectrum]:

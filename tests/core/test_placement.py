@@ -4,7 +4,7 @@ import pytest
 from unet_shapes import KOALA_700M, SDXL, unet_shapes
 
 from lora2_core.file_metadata import kohya_name
-from lora2_core.placement import COLUMNS, SECTIONS, Place, order, place
+from lora2_core.placement import COLUMNS, SECTIONS, Place, order, outline, place, places
 
 STEM = "lora_unet_input_blocks_4_1_transformer_blocks_1_"
 
@@ -66,3 +66,31 @@ def test_sections_come_in_forward_order():
     found = [p.block for p in sorted(map(place, names), key=order)]
     assert found == ["text 1", "down 4", "middle", "up 9", "up 10", "other"]
     assert SECTIONS[-1] == "other"
+
+
+def test_another_architecture_has_rows_by_its_first_number():
+    names = [
+        "lora_unet_double_blocks_10_img_attn_qkv",
+        "lora_unet_double_blocks_2_img_attn_qkv",
+        "lora_unet_single_blocks_2_linear1",
+        "blocks.3.ffn.0",
+    ]
+    found = outline(places({name: name for name in names}).values())
+    assert [line["row"] for line in found["rows"]] == [
+        "blocks.3", "double_blocks_2", "double_blocks_10", "single_blocks_2",
+    ]  # fmt: skip
+    assert found["columns"] == ["ffn 0", "img attn qkv", "linear1"]
+
+
+def test_what_cannot_be_ordered_has_a_row_of_its_own():
+    names = [f"x_1_{letter * 3}" for letter in "abcdefghijklmnopqrstuvwxyz"]
+    found = outline(places({name: name for name in names}).values())
+    assert found["columns"] == ["other"] and len(found["rows"]) == 26
+    for odd in ("", "_", "x" * 100_000, "1_2_3", "\n_1_\u202e"):
+        assert places({"key": odd})["key"].section == "other"
+
+
+def test_the_outline_does_not_depend_on_the_order_of_the_file():
+    names = [kohya_name(k.removesuffix(".weight")) for k in unet_shapes(SDXL) if ".attn" in k]
+    first = outline(places({name: name for name in names}).values())
+    assert outline(places({name: name for name in reversed(names)}).values()) == first

@@ -43,6 +43,23 @@ def test_strangers_names_are_cut():
     assert image.width < 1000
 
 
+def test_names_that_break_lines_or_turn_them():
+    image = rank_picture.draw(report(adapter({"a\nb\u202e_1_\u0000c\td": 1, "\r\n": 3})))
+    assert image.width < 1000
+
+
+def test_five_thousand_rows_are_a_picture_of_bounded_size():
+    image = rank_picture.draw(report(adapter({f"x{i}": 1 + i % 7 for i in range(5000)})))
+    assert image.height <= 12_000 and image.width < 1000
+    assert holds(image, rank_picture.colour(7, 7))
+
+
+def test_several_pictures_on_one_scale():
+    small = report(adapter({f"{STEM}0_attn1_to_q": 4}))
+    assert holds(rank_picture.draw(small, 64), rank_picture.colour(4, 64))
+    assert holds(rank_picture.draw(small), rank_picture.colour(4, 4))
+
+
 def test_the_scale_is_logarithmic_and_even():
     shades = [sum(rank_picture.colour(2**i, 512)) for i in range(10)]
     assert shades == sorted(shades) and len(set(shades)) == 10

@@ -31,6 +31,7 @@ def test_they_are_those_of_the_dense_update(state):
         torch.testing.assert_close(
             torch.tensor(found.sigma), expected[: len(found.sigma)], rtol=1e-4, atol=1e-5
         )
+        assert found.alpha == 2.0
         assert found.size == pytest.approx(float(factors.delta().norm()), rel=1e-5)
         energy = expected.square().cumsum(0) / expected.square().sum()
         assert energy[found.rank90 - 1] >= 0.9 and energy[found.rank99 - 1] >= 0.99

@@ -18,7 +18,6 @@ import re
 import shlex
 import shutil
 import socket
-import struct
 import subprocess
 import tempfile
 import time
@@ -43,7 +42,6 @@ HOW_TO = (
 _FOLDERS = ("custom_nodes", "input", "output", "temp", "user", "models/checkpoints", "models/loras")
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_TEXT = 3  # the server's binary event for a line of text in a node
 
 
 class HostError(RuntimeError):
@@ -146,7 +144,6 @@ class Run:
     executed: list[str] = field(default_factory=list)  # node ids in the order they ran
     cached: list[str] = field(default_factory=list)
     progress: list[tuple[str, int, int]] = field(default_factory=list)  # node id, value, max
-    texts: list[tuple[str, str]] = field(default_factory=list)  # node id, progress text
     error: dict | None = None  # exception_message, exception_type, node_id, node_type, traceback
     interrupted: bool = False
     history: dict = field(default_factory=dict)
@@ -201,8 +198,12 @@ class ComfyHost:
         command += ["--disable-auto-launch", "--disable-api-nodes"]
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
-                command, cwd=self.path, env=_environment(), stdin=subprocess.DEVNULL,
-                stdout=log, stderr=subprocess.STDOUT,
+                command,
+                cwd=self.path,
+                env=_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
             )
         self._await_ready(time.monotonic() + timeout, timeout)
         if "(IMPORT FAILED)" in self.log():
@@ -358,23 +359,28 @@ class ComfyHost:
         timeout: float = 300,
         on_event: Callable[[str, dict], None] | None = None,
         check: bool = True,
+        client: str | None = None,
+        workflow: str | None = None,
     ) -> Run:
         """Queues a graph and follows it to its end.
 
-        on_event(type, data) gets every event as it arrives, progress texts as 'progress_text' with
-        node and text; it may call interrupt(). Raises PromptRejected if the graph is refused,
-        NodeFailed if a node raises (unless check is False), HostError at the timeout.
+        client and workflow: the ids of a page and of the graph in it, as the page sends them.
+
+        on_event(type, data) gets every event as it arrives; it may call interrupt(). Raises
+        PromptRejected if the graph is refused, NodeFailed if a node raises (unless check is False),
+        HostError at the timeout.
         """
         began, mark = time.monotonic(), self.log_path.stat().st_size
-        client = uuid.uuid4().hex
+        client = client or uuid.uuid4().hex
+        more = {"extra_pnginfo": {"workflow": {"id": workflow}}} if workflow else {}
         feed = websocket.create_connection(
             f"ws://127.0.0.1:{self.port}/ws?clientId={client}",
             timeout=10,
             http_no_proxy=["127.0.0.1"],
         )
         try:
-            # the page sends its own graph along; PNGs saved by the run then carry both
-            answer = self.post("/prompt", {"prompt": graph, "client_id": client})
+            prompt = {"prompt": graph, "client_id": client, "extra_data": more}
+            answer = self.post("/prompt", prompt)
             run = Run(answer["prompt_id"])
             for kind, data in self._events(feed, run.prompt_id, began + timeout, timeout):
                 _note(run, kind, data)
@@ -405,9 +411,7 @@ class ComfyHost:
             except (websocket.WebSocketException, OSError):
                 self._fail("ComfyUI dropped the connection")
             if isinstance(message, bytes):
-                if struct.unpack_from(">I", message)[0] == _TEXT:
-                    yield "progress_text", _text_event(message)
-                continue
+                continue  # a preview picture, or a line of text
             event = json.loads(message)
             kind, data = event["type"], event.get("data") or {}
             if data.get("prompt_id", prompt_id) != prompt_id:
@@ -440,19 +444,10 @@ def _note(run: Run, kind: str, data: Mapping) -> None:
             run.cached += [str(node) for node in data["nodes"]]
         case "progress":
             run.progress.append((str(data["node"]), data["value"], data["max"]))
-        case "progress_text":
-            run.texts.append((data["node"], data["text"]))
         case "execution_error":
             run.error = dict(data)
         case "execution_interrupted":
             run.interrupted = True
-
-
-def _text_event(message: bytes) -> dict:
-    """4 bytes kind, 4 bytes length of the node id, node id, text."""
-    length = struct.unpack_from(">I", message, 4)[0]
-    node, text = message[8 : 8 + length], message[8 + length :]
-    return {"node": node.decode(), "text": text.decode("utf-8")}
 
 
 def _place(pack: Path, target: Path) -> None:

@@ -139,15 +139,6 @@ def test_a_graph_that_cannot_run_is_refused(host):
     assert "ckpt_name" in host.object_info("CheckpointLoaderSimple")["input"]["required"]
 
 
-def test_a_line_of_text_in_a_node(host):
-    graph = Graph()
-    image = graph.node("EmptyImage", width=96, height=64, batch_size=1, color=0)
-    size = graph.node("GetImageSize", image=image[0])
-    graph.node("PreviewAny", source=size[0])
-    run = host.run(graph)
-    assert [node for node, _ in run.texts] == [size.id]
-    assert "width: 96, height: 64" in run.texts[0][1]
-
 
 def test_the_stock_loader_takes_the_small_sdxl(host):
     check_picture(host, "small_sdxl")

@@ -1,6 +1,7 @@
 """The whole path in the real host: photographs, training, file, loader, latents."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -66,9 +67,7 @@ def with_theirs(name):
 def test_progress_shows_step_loss_and_mean_rank(trained):
     run, train = trained["run"], trained["train"]
     assert (train.id, 12, 12) in run.progress
-    texts = [text for node, text in run.texts if node == train.id]
-    assert texts[-1].startswith("step 12/12 · loss ")
-    assert "mean rank" in texts[-1]
+    assert re.search(r"LoRA² step 12/12 · loss \d\.\d{4} · mean rank \d+\.\d", run.log)
 
 
 def test_every_output_is_taken_by_the_hosts_own_nodes(host, trained):
@@ -141,7 +140,7 @@ def test_the_loader_says_how_much_matched(host, trained):
     )
     report = graph.node("PreviewAny", source=node[2])
     run = host.run(graph)
-    assert (node.id, "matched 168 of 168 components") in run.texts
+    assert run.outputs[node.id]["text"] == ["matched 168 of 168 components"]
     ranks = [c["rank"] for c in json.loads(run.outputs[report.id]["text"][0])["components"]]
     assert len(ranks) == 168
 

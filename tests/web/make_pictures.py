@@ -1,4 +1,4 @@
-"""Makes the pictures of the graphs: workflows/*.jpg beside the templates, and docs/train.jpg.
+"""Makes the pictures: workflows/*.jpg beside the templates, docs/train.jpg and docs/viewer.jpg.
 
     python tests/web/make_pictures.py [NAME …]
 
@@ -68,15 +68,31 @@ def write(picture: Image.Image, path: Path, width: int, limit: int) -> None:
     print(f"{path.relative_to(ROOT)}: {width} × {height}, {data.tell() / 1024:.0f} KB")
 
 
-def picture_of_training(page: Page, checkpoint: str) -> None:
-    """The training graph after a run, for the README."""
+def pictures_of_training(page: Page, checkpoint: str) -> None:
+    """The training graph after a run, and its heatmap with one layer opened, for the README."""
     page.load(template("lora2_train"))
     page.set("CheckpointLoaderSimple", ckpt_name=checkpoint)
     page.set("LoadImageDataSetFromFolder", folder="my_subject")
-    page.set("LoRA2Train", preset="small", steps=60, training_dtype="fp32")
+    page.set("LoRA2Train", preset="small", steps=60, training_dtype="fp32", lambda_r=1e-6)
     page.run(timeout=600)
-    page.tab.evaluate("document.querySelectorAll('textarea').forEach(e => e.scrollTop = 0)")
     write(picture_of_graph(page), ROOT / "docs" / "train.jpg", 1400, 200 * 1024)
+    canvas = page.tab.locator(".lora2-viewer .pictures canvas")
+    canvas.focus()
+    for key in ("ArrowDown", "ArrowDown", "ArrowRight", "Enter"):
+        page.tab.keyboard.press(key)
+    page.tab.locator(".lora2-viewer .spectrum").wait_for(state="visible")
+    page.tab.evaluate(
+        """() => {
+          const [x, y] = app.graph._nodes.find(node => node.type === "LoRA2RankHeatmap").pos;
+          app.canvas.ds.scale = 1.5;
+          app.canvas.ds.offset = [120 - x, 80 - y];
+          app.canvas.setDirty(true, true);
+        }"""
+    )
+    page.tab.wait_for_timeout(1000)
+    data = page.tab.locator(".lora2-viewer").screenshot()
+    with Image.open(io.BytesIO(data)) as picture:
+        write(picture.convert("RGB"), ROOT / "docs" / "viewer.jpg", 900, 120 * 1024)
 
 
 CHOICES = {  # what a user would have chosen in a template
@@ -93,9 +109,9 @@ def main() -> None:
         checkpoint = checkpoints.place(host, "small_koala")
         host.add_images(graphs.PHOTOGRAPHS, "my_subject", size=128)
         (host.base / "models" / "loras" / "my_subject.safetensors").touch()
-        with open_page(browser, host, "classic", width=2300, height=1300) as page:
+        with open_page(browser, host, "classic", width=2300, height=1500) as page:
             if "train" in wanted:
-                picture_of_training(page, checkpoint)
+                pictures_of_training(page, checkpoint)
             for name in TEMPLATES:
                 if name in wanted:
                     page.load(template(name))

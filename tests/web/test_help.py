@@ -11,6 +11,7 @@ NODES = {
     "LoRA2Pick": "lora2_merge",
     "LoRA2Merge": "lora2_merge",
     "LoRA2Compress": "lora2_compress",
+    "LoRA2RankHeatmap": "lora2_train",
 }
 
 

@@ -1,0 +1,322 @@
+"""The rank viewer in the page: what it shows is what the file holds, by pointer and by keys."""
+
+import csv
+import io
+import re
+
+import pytest
+import torch
+from host import graphs
+from PIL import Image
+
+from lora2_core import rank_report
+from lora2_core.adapter_file import LoraState, components, read, write
+from lora2_core.file_header import read_header
+
+TYPE = "LoRA2RankHeatmap"
+RANKS = (1, 4, 9, 32, 2, 17)
+HOSTILE = {
+    '<img src=x onerror="window.pwned=1">': 2,
+    "<script>window.pwned=1</script>": 3,
+    "a\nb\u202ec\u0000\u2028d": 1,
+    "x" * 5000: 4,
+    "constructor": 1,
+    "__proto__": 1,
+    "lora_unet_double_blocks_1_<b>bold</b>": 5,
+}
+
+
+def path_of(host, name):
+    return host.base / "models" / "loras" / name
+
+
+@pytest.fixture(scope="module")
+def content(web_host):
+    return graphs.random_lora(web_host, "content", 1, RANKS)
+
+
+@pytest.fixture(scope="module")
+def style(web_host):
+    return graphs.random_lora(web_host, "style", 2, (6, 3))
+
+
+def add(page, *names):
+    """One heatmap in an empty graph; a Pick for every name but the first."""
+    page.tab.evaluate("app.graph.clear()")
+    page.tab.wait_for_timeout(300)
+    page.tab.evaluate(
+        """count => {
+          const heat = LiteGraph.createNode("LoRA2RankHeatmap");
+          heat.pos = [400, 100];
+          app.graph.add(heat);
+          for (let i = 0; i < count; i++) {
+            const pick = LiteGraph.createNode("LoRA2Pick");
+            pick.pos = [40, 100 + 240 * i];
+            app.graph.add(pick);
+            const socket = i ? `more.more_${i - 1}` : "lora";
+            pick.connect(0, heat, heat.inputs.findIndex(one => one.name === socket));
+          }
+        }""",
+        len(names) - 1,
+    )
+    page.refresh()
+    page.tab.wait_for_timeout(300)
+    page.tab.evaluate(
+        """names => app.graph._nodes.filter(node => node.type === "LoRA2Pick").forEach(
+          (node, i) => node.widgets.find(w => w.name === "lora_name").value = names[i])""",
+        list(names[1:]),
+    )
+    page.set(TYPE, lora_name=names[0])
+    page.fit()
+    page.tab.wait_for_timeout(700)
+
+
+def viewer(page):
+    return page.tab.locator(".lora2-viewer")
+
+
+def details(page):
+    return viewer(page).locator(".details .text").inner_text()
+
+
+def canvas(page, index=0):
+    return viewer(page).locator(".pictures canvas").nth(index)
+
+
+def enter(page):
+    """The first cell by the keyboard."""
+    canvas(page).focus()
+    page.tab.keyboard.press("ArrowUp")
+
+
+def downloaded(page, button):
+    with page.tab.expect_download() as waiting:
+        viewer(page).get_by_role("button", name=button, exact=True).click()
+    return waiting.value.suggested_filename, waiting.value.path().read_bytes()
+
+
+def parts_of(host, name):
+    return rank_report.report(read(path_of(host, name)))["components"]
+
+
+def test_choosing_a_file_shows_it_without_a_run(page, web_host, content):
+    add(page, content)
+    totals = rank_report.report_from_header(read_header(path_of(web_host, content)))["totals"]
+    said = details(page)
+    assert said.startswith(f"{content}: {totals['components']} layers · ")
+    assert f"mean rank {totals['mean_rank']:.1f} " in said
+    assert said.endswith("17 % at rank 1 · 17 % at the highest, 32")
+    assert page.complaints() == []
+
+
+def test_every_number_by_the_arrow_keys(page, web_host, content):
+    add(page, content)
+    parts = {part["name"]: part for part in parts_of(web_host, content)}
+    seen = {}
+    enter(page)
+    for direction in ("ArrowRight", "ArrowLeft") * 12:
+        for _ in range(8):
+            name, ranks = details(page).splitlines()[:2]
+            seen[name] = ranks
+            page.tab.keyboard.press(direction)
+        page.tab.keyboard.press("ArrowDown")
+    wanted = {
+        name: f"rank {part['rank']}, layer {' × '.join(map(str, part['shape']))}"
+        for name, part in parts.items()
+    }
+    assert seen == wanted
+    assert page.complaints() == []
+
+
+def test_the_table_is_the_file(page, web_host, content):
+    add(page, content)
+    name, data = downloaded(page, "CSV")
+    assert name == "content_ranks.csv"
+    rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"))))
+    expected = parts_of(web_host, content)
+    assert [row["name"] for row in rows] == [part["name"] for part in expected]
+    for row, part in zip(rows, expected, strict=True):
+        assert int(row["rank"]) == part["rank"] and int(row["bytes"]) == part["bytes"]
+        assert row["shape"] == "×".join(map(str, part["shape"]))
+        assert (row["row"], row["column"]) == (part["row"], part["column"])
+
+
+def test_a_click_shows_the_singular_values_and_the_keys_cut_them(page, web_host, content):
+    add(page, content)
+    enter(page)
+    page.tab.keyboard.press("ArrowRight")
+    page.tab.keyboard.press("ArrowRight")
+    page.tab.keyboard.press("ArrowRight")
+    page.tab.keyboard.press("Enter")
+    spectrum = viewer(page).locator(".spectrum")
+    spectrum.wait_for(state="visible")
+    name = details(page).splitlines()[0]
+    factors = components(read(path_of(web_host, content)))[name]
+    energy = torch.linalg.svdvals(factors.delta()).square()
+    share = (energy.cumsum(0) / energy.sum()).tolist()
+    rank90 = 1 + next(i for i, value in enumerate(share) if value >= 0.9)
+    assert factors.down.shape[0] == 32
+    rank99 = 1 + next(i for i, value in enumerate(share) if value >= 0.99)
+    assert f"90 % of the energy in {rank90}, 99 % in {rank99}" in details(page)
+    assert f"‖ΔW‖ {float(factors.delta().norm()):.1f}" in details(page)
+    spectrum.locator("canvas").focus()
+    for step in range(3):
+        k = rank90 + step
+        text = spectrum.inner_text()
+        assert f"rank {k} of 32 keeps {100 * share[k - 1]:.1f} %" in text
+        page.tab.keyboard.press("ArrowRight")
+    assert page.complaints() == []
+
+
+def middle_of(page, row, column, rows):
+    """Where a cell's middle is on the screen, from what the pure modules say of it."""
+    return page.tab.evaluate(
+        """async ([row, column]) => {
+          const canvas = document.querySelector(".lora2-viewer .pictures canvas");
+          const box = canvas.getBoundingClientRect();
+          const url = performance.getEntriesByType("resource").map(entry => entry.name)
+            .find(name => name.includes("lora2_draw.js"));
+          const { layout } = await import(url);
+          const { rows, columns } = window.lora2Grid;
+          const width = canvas.style.width.replace("px", ""), zoom = box.width / width;
+          const room = canvas.closest(".pictures").clientHeight - 20;
+          const places = layout({ rows, columns }, Number(width), room);
+          const { x, y, width: w, height: h } = places.box(row, column);
+          return [box.x + (x + w / 2) * zoom, box.y + (y + h / 2) * zoom];
+        }""",
+        [row, column],
+    )
+
+
+@pytest.mark.parametrize("zoom", [0.6, 1.0, 1.9])
+def test_the_pointer_finds_its_cell_at_any_zoom(page, web_host, content, zoom):
+    add(page, content)
+    report = rank_report.report(read(path_of(web_host, content)))
+    page.tab.evaluate("found => window.lora2Grid = found", report)
+    page.tab.evaluate(
+        """zoom => {
+          app.canvas.ds.scale = zoom;
+          app.canvas.ds.offset = [-250 + 100 / zoom, 100 / zoom];
+          app.canvas.setDirty(true, true);
+        }""",
+        zoom,
+    )
+    page.tab.wait_for_timeout(500)
+    by_place = {(p["row"], p["column"]): p for p in report["components"]}
+    height = page.tab.viewport_size["height"]
+    tried = 0
+    for i in range(0, len(report["rows"]), 5):
+        for j in (0, 3, 7):
+            x, y = middle_of(page, i, j, report)
+            if not 80 < y < height - 80:  # outside the window, or under the page's bars
+                continue
+            page.tab.mouse.move(x, y)
+            part = by_place[report["rows"][i]["row"], report["columns"][j]]
+            assert details(page).splitlines()[0] == part["name"], (i, j)
+            tried += 1
+    assert tried >= 6
+    page.tab.mouse.move(300, 90)  # beside the node
+    assert details(page).startswith(f"{content}: 168 layers")
+
+
+def test_two_side_by_side_and_their_difference(page, web_host, content, style):
+    add(page, content, style)
+    page.run()
+    titles = viewer(page).locator(".title")
+    assert titles.all_inner_texts() == [content, style]
+    first, second = (
+        {(p["row"], p["column"]): p["rank"] for p in parts_of(web_host, name)}
+        for name in (content, style)
+    )
+    assert first.keys() == second.keys()
+    name, data = downloaded(page, "PNG")
+    assert name == "content_ranks.png"
+    with Image.open(io.BytesIO(data)) as picture:
+        both = [canvas(page, i).bounding_box()["width"] for i in (0, 1)]
+        assert picture.width > sum(both) and picture.getpixel((0, 0))[3] == 255
+
+    viewer(page).get_by_label("Comparison").select_option("difference")
+    assert titles.all_inner_texts() == [f"{style} − {content}"]
+    enter(page)
+    said = details(page).split("\n")
+    key = next(iter(first))
+    assert said[0].startswith(f"{content}: lora_unet_")
+    assert said[1].startswith(f"rank {first[key]},")
+    other = next(line for line in said if line.startswith(style))
+    assert f"rank {second[key]}," in said[said.index(other) + 1]
+    assert page.complaints() == []
+
+
+def test_the_other_colours(page, content):
+    add(page, content)
+    colours = viewer(page).get_by_label("What the colours show")
+    before = canvas(page).screenshot()
+    for choice in ("bytes", "rank90", "share", "nu"):
+        colours.select_option(choice)
+        page.tab.wait_for_timeout(800)
+        after = canvas(page).screenshot()
+        assert after != before, choice
+        before = after
+    viewer(page).get_by_label("A row for").select_option("blocks")
+    enter(page)
+    assert len(re.findall(r"^rank \d+", details(page), re.MULTILINE)) == 2  # down 3 has two layers
+    assert page.complaints() == []
+
+
+def test_a_stranger_s_file_is_only_text(page, web_host):
+    state = LoraState(metadata={"ss_output_name": "<script>window.pwned=1</script>", "t": "x" * 99})
+    for name, rank in HOSTILE.items():
+        state[f"{name}.lora_down.weight"] = torch.ones(rank, 4)
+        state[f"{name}.lora_up.weight"] = torch.ones(4, rank)
+    name = "<b>odd</b> & 'quoted'.safetensors"
+    write(state, path_of(web_host, name), precision="fp16", overwrite=True)
+    add(page, name)
+    page.run()
+    enter(page)
+    seen = []
+    for _ in range(2 * len(HOSTILE)):
+        seen.append(details(page).splitlines()[0])
+        page.tab.keyboard.press("Enter")
+        page.tab.wait_for_timeout(100)
+        page.tab.keyboard.press("ArrowDown")
+    wanted = {'<img src=x onerror="window.pwned=1">', "<script>window.pwned=1</script>", "a·b·c··d"}
+    assert wanted <= set(seen)
+    assert max(map(len, seen)) <= 120
+    name, data = downloaded(page, "CSV")
+    assert name == "b_quoted__ranks.csv" and b"window.pwned" in data
+    assert page.tab.evaluate("window.pwned") is None
+    assert viewer(page).locator("b, img, script").count() == 0
+    assert page.complaints() == []
+
+
+def test_it_is_no_part_of_the_graph(page, content):
+    add(page, content)
+    sent = page.prompt()
+    stored = page.graph()
+    (node,) = sent.values()
+    assert node["inputs"] == {"lora_name": content}
+    page.run()
+    assert page.prompt() == sent
+    (kept,) = page.graph()["nodes"]
+    assert kept["widgets_values"] == stored["nodes"][0]["widgets_values"] == [content]
+    page.load(page.graph())  # as after a reload: it shows the file again
+    page.tab.wait_for_timeout(700)
+    assert details(page).startswith(content)
+
+
+def test_a_file_that_is_gone_or_no_lora(page, web_host, content):
+    brief = path_of(web_host, "brief.safetensors")
+    brief.write_bytes(path_of(web_host, content).read_bytes())
+    path_of(web_host, "text.safetensors").write_text("no model")
+    add(page, "(connected lora)")
+    assert "Run the graph" in viewer(page).inner_text()
+    brief.unlink()
+    page.set(TYPE, lora_name="brief.safetensors")
+    page.tab.wait_for_timeout(500)
+    assert "not in the loras folder" in viewer(page).inner_text()
+    page.set(TYPE, lora_name="text.safetensors")
+    page.tab.wait_for_timeout(500)
+    assert "text.safetensors" in viewer(page).inner_text()
+    page.set(TYPE, lora_name=content)
+    page.tab.wait_for_timeout(500)
+    assert details(page).startswith(content)
