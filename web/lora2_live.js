@@ -32,12 +32,12 @@ function attach(node) {
     setValue: () => {},
   });
   widget.serialize = false; // nor in what is stored
-  live.element.hidden = true;
   new ResizeObserver(live.resize).observe(live.element);
   onTheme(node, live.resize);
-  const opened = () => {
-    if (!live.element.hidden) return;
-    live.element.hidden = false;
+  let open = false;
+  const grow = () => {
+    if (open || !live.started()) return;
+    open = true;
     const [width, height] = node.computeSize();
     node.setSize([Math.max(width, node.size[0]), Math.max(height, node.size[1])]);
     node.setDirtyCanvas?.(true, true);
@@ -45,11 +45,11 @@ function attach(node) {
   return {
     take(message) {
       live.take(message);
-      if (live.started()) opened();
+      grow();
     },
     restore(state) {
       live.restore(state);
-      opened();
+      grow();
     },
   };
 }
@@ -65,6 +65,7 @@ async function restore() {
   } catch {
     return; // without the server there is nothing to show either
   }
+  if (asked.get("workflow") !== String(root()?.id ?? "")) return; // another graph has come meanwhile
   for (const [id, state] of Object.entries(states)) shown.get(nodeOf(id))?.restore(state);
 }
 

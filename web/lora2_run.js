@@ -70,8 +70,8 @@ export function drawCurve(ctx, { width, height }, points, { steps, label, colour
 }
 
 /**
- * { element, take(message), restore(state), started(), resize() }; messages and state: as
- * nodes/live.py has them. theme(): "dark" or "light".
+ * { element, take(message), restore(state), started(), resize() }; the element is not displayed
+ * before a run is. Messages and state: as nodes/live.py has them. theme(): "dark" or "light".
  */
 export function createLive(document, { theme }) {
   const made = (tag, properties = {}) => Object.assign(document.createElement(tag), properties);
@@ -91,7 +91,7 @@ export function createLive(document, { theme }) {
   box.style.cssText = "flex: 1 1 auto; min-height: 0; overflow: hidden;";
   box.append(picture);
   const element = made("div", { className: "lora2-live" });
-  element.style.cssText = "display: flex; flex-direction: column; gap: 4px; width: 100%; " +
+  element.style.cssText = "display: none; flex-direction: column; gap: 4px; width: 100%; " +
     "height: 100%; overflow: hidden; font: 11px sans-serif; color: var(--input-text, #ddd);";
   element.append(state, row, box, scrubber);
   scrubber.addEventListener("input", () => {
@@ -148,6 +148,7 @@ export function createLive(document, { theme }) {
         frames = [];
         chosen = null;
         ended = false;
+        element.style.display = "flex";
       } else if (begin) {
         if (message.kind === "frame") add(message);
         else ended = true;
@@ -159,6 +160,7 @@ export function createLive(document, { theme }) {
       ({ begin, ended } = found);
       frames = [];
       found.frames.forEach(add);
+      element.style.display = "flex";
       chosen = at === null ? null : Math.max(0, frames.findLastIndex(one => one.step <= at));
       paint();
     },

@@ -19,7 +19,7 @@ def shown(host, lora_name="(connected lora)", build=None):
     """The node's run: views for the page, pictures, reports."""
     graph = Graph()
     links = list(build(graph)) if build else []
-    sockets = {"lora": link for link in links[:1]}
+    sockets = {"lora": links[0]} if links else {}
     sockets |= {f"more.more_{i}": link for i, link in enumerate(links[1:])}
     node = graph.node("LoRA2RankHeatmap", lora_name=lora_name, **sockets)
     image = graph.node("SaveImage", images=node[0], filename_prefix="heat")

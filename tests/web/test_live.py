@@ -14,7 +14,7 @@ STATE = re.compile(r"step (\d+)/(\d+), loss ([\d.]+), mean rank ([\d.]+), ([\d.]
 
 
 def element(page):
-    return page.tab.locator(".lora2-live")
+    return page.tab.locator(".lora2-live:visible")
 
 
 def state(page):
