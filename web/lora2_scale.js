@@ -70,6 +70,6 @@ export function scale(values, { log = false, signed = false } = {}) {
     ink: value => (brightness(exact(value)) < 128 ? "#ffffff" : "#1c1c22"),
     share: place,
     at: found => (even ? low + (high - low) * found : low * (high / low) ** found),
-    ticks: () => ticks(low, high, !even),
+    ticks: () => ticks(low, high, !even, signed ? 5 : 6), // zero is one of five
   };
 }

@@ -28,6 +28,7 @@ test("a difference of zero is neutral, and both sides reach as far", () => {
   const found = scale([-3, 1], { signed: true });
   assert.deepEqual([found.low, found.high], [-3, 3]);
   assert.equal(found.colour(0), "rgb(236, 236, 234)");
+  assert.deepEqual(found.ticks(), [-3, -1.5, 0, 1.5, 3]);
 });
 
 test("ticks are powers of two within the scale", () => {
