@@ -2,9 +2,11 @@
 // It knows nothing of the host. All text of a file goes in as text, never as HTML.
 
 import { THEMES, draw, layout, neighbour, prepared } from "./lora2_draw.js";
-import { METRICS, csv, difference, grid, plain, short, values, withSummary } from "./lora2_grid.js";
+import { METRICS, csv, difference, grid, plain, values, withSummary } from "./lora2_grid.js";
+import { poster } from "./lora2_poster.js";
 import { scale } from "./lora2_scale.js";
 import { createSpectrum } from "./lora2_spectrum.js";
+import { described, summed } from "./lora2_words.js";
 
 const SUMMARIES = new Set(["rank90", "rank99", "share"]); // of which a report alone knows nothing
 const REST = 150; // milliseconds on a cell, after which its spectrum is asked for
@@ -45,39 +47,6 @@ function made(document, tag, properties = {}, children = []) {
   const element = Object.assign(document.createElement(tag), properties);
   element.append(...children);
   return element;
-}
-
-function percent(share, digits = 2) {
-  return `${(100 * share).toFixed(digits)} %`;
-}
-
-/** What the details say of a component. */
-export function described(part) {
-  const rank = part.before && part.before !== part.rank ? `${part.rank} of ${part.before}` : part.rank;
-  const more = [];
-  const known = (value, text) => typeof value === "number" && more.push(text(value));
-  known(part.alpha, value => `alpha ${short(value)}`);
-  known(part.nu, value => `ν ${short(value)}`);
-  known(part.bytes, value => `${short(value / 1e6)} MB`);
-  known(part.retained, value => `${percent(value)} of the energy kept`);
-  known(part.size, value => `‖ΔW‖ ${short(value)}`);
-  known(part.rank90, value => `90 % of the energy in ${value}, 99 % in ${part.rank99}`);
-  return `${plain(part.name)}\nrank ${rank}, layer ${part.shape.join(" × ")}\n${more.join(", ")}`;
-}
-
-/** One line of totals. */
-export function summed({ totals, components }) {
-  const share = rank => percent(components.filter(part => part.rank === rank).length / totals.components, 0);
-  const bits = Math.round((8 * totals.bytes) / totals.parameters);
-  const parts = [
-    `${totals.components} layers`,
-    `${short(totals.bytes / 1e6)} MB${[8, 16, 32].includes(bits) ? ` in ${bits} bits` : ""}`,
-    `mean rank ${short(totals.mean_rank)} (by parameters ${short(totals.weighted_mean_rank)})`,
-    `${share(1)} at rank 1`,
-    `${share(totals.max_rank)} at the highest, ${totals.max_rank}`,
-  ];
-  if (typeof totals.retained === "number") parts.push(`${percent(totals.retained)} of the energy kept`);
-  return parts.join(" · ");
 }
 
 /**
@@ -280,26 +249,6 @@ export function createViewer(document, { ask, theme, save }) {
     return `${stem.replace(/[^\w.-]+/g, "_").slice(0, 60)}_ranks.${ending}`;
   }
 
-  /** All pictures beside one another with their titles, on paper. */
-  function poster() {
-    const width = painted.reduce((sum, { places }) => sum + places.width + GAP, GAP);
-    const height = Math.max(...painted.map(({ places }) => places.height)) + TITLE + 2 * GAP;
-    const canvas = document.createElement("canvas");
-    const ctx = prepared(canvas, width, height), colours = THEMES[theme()];
-    ctx.fillStyle = colours.paper;
-    ctx.fillRect(0, 0, width, height);
-    let x = GAP;
-    for (const { canvas: picture, places, title } of painted) {
-      ctx.font = "600 11px sans-serif";
-      ctx.textBaseline = "middle";
-      ctx.fillStyle = colours.ink;
-      ctx.fillText(title, x, GAP + TITLE / 2, places.width);
-      ctx.drawImage(picture, x, GAP + TITLE, places.width, places.height);
-      x += places.width + GAP;
-    }
-    return canvas;
-  }
-
   metric.addEventListener("change", () => {
     paint();
     tell();
@@ -316,7 +265,10 @@ export function createViewer(document, { ask, theme, save }) {
     const parts = views.map(view => csv(view.report)).join("\r\n");
     save(fileName("csv"), new Blob(["\ufeff", parts], { type: "text/csv" })); // for spreadsheets: UTF-8
   });
-  png.addEventListener("click", () => poster().toBlob(blob => blob && save(fileName("png"), blob)));
+  png.addEventListener("click", () => {
+    const picture = poster(document, painted, THEMES[theme()]);
+    picture.toBlob(blob => blob && save(fileName("png"), blob));
+  });
   bar.hidden = true;
 
   return {

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { plain, withSummary } from "../../../web/lora2_grid.js";
-import { described, summed } from "../../../web/lora2_viewer.js";
+import { described, summed } from "../../../web/lora2_words.js";
 
 const PART = { name: "lora_unet_a", rank: 4, shape: [320, 768], alpha: null, nu: null, bytes: 8704 };
 
