@@ -4,6 +4,7 @@ Both factors are kept row-major with one row a unit of rank (B transposed), so t
 part is a contiguous prefix: a component at rank 3 multiplies 3 rows, and the optimiser sees 3.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -120,6 +121,28 @@ class Adapter:
     def scaled_a(self) -> Tensor:
         """Λ A [rank, n] in fp32: raw rows reach a std of 30 and would overflow fp16 if cast."""
         return self.a.active if self.scale is None else self.scale[:, None] * self.a.active
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What is in memory of both factors, dormant rows included; see `restore`."""
+        return {
+            f"{side}.{name}": getattr(rows, name)[: self.filled]
+            for side, rows in (("a", self.a), ("b", self.b))
+            for name in ("values", "exp_avg", "exp_avg_sq")
+        }
+
+    def restore(
+        self, tensors: Mapping[str, Tensor], ages: list[int], rank: int, capacity: int, idle: int
+    ) -> None:
+        """The state that `tensors` and the numbers were taken from; ages: one a filled row."""
+        self.a = Rows.empty(capacity, self.in_features, self.device)
+        self.b = Rows.empty(capacity, self.out_features, self.device)
+        self.filled, self.idle_steps = len(ages), idle
+        for key, tensor in tensors.items():
+            side, _, name = key.partition(".")
+            getattr(getattr(self, side), name)[: self.filled] = tensor
+        for rows in (self.a, self.b):
+            rows.ages[: self.filled] = ages
+        self.set_rank(rank)
 
     def delta(self, x: Tensor) -> Tensor:
         """ΔW x, for x as the layer gets it (…, n) or (b, c, h, w); in x's dtype or autocast's."""

@@ -103,6 +103,28 @@ class RowAdamW:
         if state:
             state["exp_avg"].masked_fill_(where, 0.0)
 
+    def ages(self, index: int) -> list[int]:
+        """Updates that each filled row of an adapter has had, up to now."""
+        adapter = self.adapters[index]
+        ages = adapter.a.ages[: adapter.filled]
+        return [
+            age + (self._steps_since[index] if row < adapter.rank else 0)
+            for row, age in enumerate(ages)
+        ]
+
+    def rho_state(self) -> dict[str, Tensor]:
+        """Adam's step and moments of ρ; empty before its first update."""
+        return {} if self.rho is None else dict(self.adamw.state.get(self.rho, {}))
+
+    def restore_rho(self, state: dict[str, Tensor]) -> None:
+        """Takes up what rho_state gave."""
+        device = self.rho.device
+        self.adamw.state[self.rho] = {
+            # a fused optimiser wants its step on the device, the others on the CPU
+            name: value.to(device if name != "step" or self.rho.is_cuda else "cpu").clone()
+            for name, value in state.items()
+        }
+
     def _split(self, index: int) -> None:
         adapter = self.adapters[index]
         segments = []

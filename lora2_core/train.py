@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from .inject import attached, create_adapters, cross_attention_layers, file_orde
 from .losses import prediction_loss
 from .methods import METHODS
 from .optimizer import RowAdamW
+from .run_state import RunState, check_config
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -80,99 +81,215 @@ class TrainingDiverged(LoRA2Error):
         self.result = result
 
 
+class Training:
+    """One run: built, perhaps taken up from a state, run, and asked for its adapter and state.
+
+    denoiser is left as it was. batches: the batches of each optimiser step (data.batches), from
+    the first step on. The same seed gives the same result, bit for bit, on a CPU, however often
+    the run was stopped and taken up. Raises LoRA2Error for settings that do not fit.
+    """
+
+    def __init__(self, denoiser: Denoiser, batches: Iterator[list[Batch]], config: TrainConfig):
+        self.config = config
+        self.losses: list[float] = []
+        self._denoiser = denoiser
+        self._batches = batches
+        self._generator = torch.Generator().manual_seed(config.seed)
+        kind = METHODS[config.method]
+        adapters = create_adapters(
+            denoiser.network, config.targets, kind.highest_rank(config), denoiser.device
+        )
+        adapters.sort(key=lambda adapter: self._place(adapter.name))
+        self._adapters = adapters
+        self._method = kind(config, adapters)
+        self._method.start(self._generator)
+        self._optimizer = RowAdamW(
+            adapters,
+            self._method.rho,
+            learning_rate=config.learning_rate,
+            rho_learning_rate=config.rank_rate / config.steps,
+            weight_decay=config.weight_decay,
+        )
+        enabled = config.dtype == "fp16"
+        self._scaler = torch.amp.GradScaler(denoiser.device.type, enabled=enabled)
+        self._probe = self._entropy_probe()
+        self._seconds = 0.0  # of earlier stretches
+        self._started = time.monotonic()
+        self._components = tuple(
+            (denoiser.module_name(adapter.name), tuple(adapter.layer.weight.shape))
+            for adapter in adapters
+        )
+
+    @property
+    def done(self) -> int:
+        """Steps that were made."""
+        return len(self.losses)
+
+    def run(self, on_step: Callable[[StepInfo], None] | None = None) -> TrainResult:
+        """Trains up to config.steps. on_step may raise to stop; the run can then be asked for its
+        result and its state as of the last step that was made.
+
+        Raises TrainingDiverged if loss or gradient is not finite.
+        """
+        self._started = time.monotonic()
+        with ExitStack() as stack:
+            stack.enter_context(attached(self._adapters))
+            if self._probe is not None:
+                stack.enter_context(self._probe.attached())
+            checkpointing = self.config.gradient_checkpointing
+            stack.enter_context(
+                blocks_checkpointed(self._denoiser.blocks, self._probe, checkpointing)
+            )
+            for _ in range(self.done, self.config.steps):
+                entropy = self._step()
+                if on_step is not None:
+                    on_step(self._info(entropy))
+        return self.result()
+
+    def result(self) -> TrainResult:
+        """The adapter as it is now."""
+        names = [name for name, _ in self._components]
+        method = self._method
+        return TrainResult(
+            dict(zip(names, method.factors(), strict=True)),
+            dict(zip(names, zip(method.nus(), method.ranks(), strict=True), strict=True)),
+            list(self.losses),
+            self.done,
+            self.config,
+        )
+
+    def state(self) -> RunState:
+        """Of the run as it is now; between two steps, that is, also within on_step."""
+        tensors = {
+            "generator": self._generator.get_state(),
+            "losses": torch.tensor(self.losses, dtype=torch.float64),
+        }
+        numbers = []
+        for index, adapter in enumerate(self._adapters):
+            ages = torch.tensor(self._optimizer.ages(index), dtype=torch.int32)
+            parts = adapter.tensors() | {"ages": ages}
+            tensors |= {f"{index}.{name}": part.cpu() for name, part in parts.items()}
+            numbers.append([adapter.rank, adapter.capacity, adapter.idle_steps])
+        if self._method.rho is not None:
+            moments = {f"adam.{k}": v for k, v in self._optimizer.rho_state().items()}
+            own = {"value": self._method.rho.detach(), **moments}
+            tensors |= {f"rho.{name}": part.cpu() for name, part in own.items()}
+        facts = {
+            "step": self.done,
+            "seconds": self._elapsed(),
+            "config": asdict(self.config),
+            "components": [[name, list(shape)] for name, shape in self._components],
+            "adapters": numbers,
+            "passes": 0 if self._probe is None else self._probe.passes,
+            "scaler": self._scaler.state_dict(),
+            "method": self._method.state(),
+        }
+        # each with memory of its own, as the file wants it; and a copy, for the run goes on
+        return RunState({name: tensor.clone() for name, tensor in tensors.items()}, facts)
+
+    def restore(self, state: RunState) -> None:
+        """Goes on from a state; before the first step.
+
+        Raises LoRA2Error if it is of other settings (run_state.check_config) or another network.
+        """
+        check_config(state, self.config)
+        facts, tensors = state.facts, state.tensors
+        components = [[name, list(shape)] for name, shape in self._components]
+        if facts["components"] != components:
+            raise LoRA2Error(
+                f"the run was trained on another network ({len(facts['components'])} layers, "
+                f"here {len(components)}); load the model that it was started with"
+            )
+        everything = list(range(len(self._adapters)))
+        self._optimizer.before_change(everything)
+        for index, (adapter, numbers) in enumerate(
+            zip(self._adapters, facts["adapters"], strict=True)
+        ):
+            stem = f"{index}."
+            own = {k.removeprefix(stem): v for k, v in tensors.items() if k.startswith(stem)}
+            adapter.restore(own, own.pop("ages").tolist(), *numbers)
+        self._optimizer.follow(everything)
+        if self._method.rho is not None:
+            with torch.no_grad():
+                self._method.rho.copy_(tensors["rho.value"])
+            stem = "rho.adam."
+            moments = {k.removeprefix(stem): v for k, v in tensors.items() if k.startswith(stem)}
+            if moments:
+                self._optimizer.restore_rho(moments)
+        self._method.restore(facts["method"])
+        self._generator.set_state(tensors["generator"])
+        if self._scaler.is_enabled():
+            self._scaler.load_state_dict(facts["scaler"])
+        if self._probe is not None:
+            self._probe.passes = facts["passes"]
+        self.losses = tensors["losses"].tolist()
+        self._seconds = facts["seconds"]
+        for _ in range(self.done):
+            next(self._batches)
+
+    def _place(self, name: str) -> list:
+        return file_order(self._denoiser.module_name(name))
+
+    def _entropy_probe(self) -> EntropyProbe | None:
+        config = self.config
+        if not self._method.uses_entropy or config.lambda_e == 0:
+            return None
+        found = cross_attention_layers(self._denoiser.network)
+        layers = [found[name] for name in sorted(found, key=self._place)]
+        return EntropyProbe(layers, config.entropy_queries, config.seed) if layers else None
+
+    def _step(self) -> float | None:
+        """One optimiser step; returns the mean entropy, or None."""
+        config, method, optimizer, scaler = self.config, self._method, self._optimizer, self._scaler
+        step, parts = self.done, []
+        step_batches = next(self._batches)
+        for batch in step_batches:
+            method.set_scales(step)
+            mse, entropy = _forward(self._denoiser, batch, config, self._probe, self._generator)
+            total = batch.weight * mse
+            if entropy is not None:
+                total = total + config.lambda_e / len(step_batches) * entropy
+            scaler.scale(total).backward()
+            parts.append(torch.stack([batch.weight * mse.detach(), _detached(entropy, mse)]))
+        penalty = method.penalty(step)
+        if penalty is not None:
+            scaler.scale(penalty).backward()
+        norm = _gather_gradients(optimizer, scaler, config)
+        parts = torch.stack(parts).sum(0)
+        loss, entropy_sum, norm = torch.cat([parts, norm.reshape(1)]).tolist()
+        if not math.isfinite(loss):
+            raise TrainingDiverged(step + 1, f"the loss became {loss}", self.result())
+        if not math.isfinite(norm) and not scaler.is_enabled():  # the scaler skips such a step
+            raise TrainingDiverged(step + 1, f"the gradient became {norm}", self.result())
+        method.before_step()
+        _update(optimizer, scaler)
+        method.after_step(optimizer, self._generator, step, loss)
+        self.losses.append(loss)
+        return None if self._probe is None else entropy_sum / len(step_batches)
+
+    def _info(self, entropy: float | None) -> StepInfo:
+        ranks = tuple(self._method.ranks())
+        size = sum(
+            rank * (adapter.in_features + adapter.out_features)
+            for rank, adapter in zip(ranks, self._adapters, strict=True)
+        )
+        return StepInfo(
+            self.done, self.config.steps, self.losses[-1], entropy, ranks, size, self._elapsed(),
+            self._components,
+        )  # fmt: skip
+
+    def _elapsed(self) -> float:
+        return self._seconds + time.monotonic() - self._started
+
+
 def train(
     denoiser: Denoiser,
     batches: Iterator[list[Batch]],
     config: TrainConfig,
     on_step: Callable[[StepInfo], None] | None = None,
 ) -> TrainResult:
-    """Trains an adapter for `denoiser`, which is left as it was.
-
-    batches: the batches of each optimiser step (data.batches). on_step may raise to stop: the
-    denoiser is restored all the same. The same seed gives the same result, bit for bit, on a CPU.
-    Raises TrainingDiverged if loss or gradient is not finite, LoRA2Error for settings that do
-    not fit.
-    """
-    generator = torch.Generator().manual_seed(config.seed)
-    kind = METHODS[config.method]
-    highest = kind.highest_rank(config)
-
-    def place(name: str) -> list:
-        return file_order(denoiser.module_name(name))
-
-    adapters = create_adapters(denoiser.network, config.targets, highest, denoiser.device)
-    adapters.sort(key=lambda adapter: place(adapter.name))
-    method = kind(config, adapters)
-    method.start(generator)
-    optimizer = RowAdamW(
-        adapters,
-        method.rho,
-        learning_rate=config.learning_rate,
-        rho_learning_rate=config.rank_rate / config.steps,
-        weight_decay=config.weight_decay,
-    )
-    scaler = torch.amp.GradScaler(denoiser.device.type, enabled=config.dtype == "fp16")
-    probe = None
-    if method.uses_entropy and config.lambda_e > 0:
-        found = cross_attention_layers(denoiser.network)
-        layers = [found[name] for name in sorted(found, key=place)]
-        probe = EntropyProbe(layers, config.entropy_queries, config.seed) if layers else None
-    losses: list[float] = []
-    components = tuple(
-        (denoiser.module_name(adapter.name), tuple(adapter.layer.weight.shape))
-        for adapter in adapters
-    )
-    started = time.monotonic()
-
-    def result() -> TrainResult:
-        return _result(denoiser, adapters, method, losses, config)
-
-    with ExitStack() as stack:
-        stack.enter_context(attached(adapters))
-        if probe is not None:
-            stack.enter_context(probe.attached())
-        stack.enter_context(
-            blocks_checkpointed(denoiser.blocks, probe, config.gradient_checkpointing)
-        )
-        for step in range(config.steps):
-            parts = []
-            step_batches = next(batches)
-            for batch in step_batches:
-                method.set_scales(step)
-                mse, entropy = _forward(denoiser, batch, config, probe, generator)
-                total = batch.weight * mse
-                if entropy is not None:
-                    total = total + config.lambda_e / len(step_batches) * entropy
-                scaler.scale(total).backward()
-                parts.append(torch.stack([batch.weight * mse.detach(), _detached(entropy, mse)]))
-            penalty = method.penalty(step)
-            if penalty is not None:
-                scaler.scale(penalty).backward()
-            norm = _gather_gradients(optimizer, scaler, config)
-            parts = torch.stack(parts).sum(0)
-            loss, entropy_sum, norm = torch.cat([parts, norm.reshape(1)]).tolist()
-            if not math.isfinite(loss):
-                raise TrainingDiverged(step + 1, f"the loss became {loss}", result())
-            if not math.isfinite(norm) and not scaler.is_enabled():  # the scaler skips such a step
-                raise TrainingDiverged(step + 1, f"the gradient became {norm}", result())
-            method.before_step()
-            _update(optimizer, scaler)
-            method.after_step(optimizer, generator, step, loss)
-            losses.append(loss)
-            if on_step is not None:
-                mean_entropy = entropy_sum / len(step_batches) if probe is not None else None
-                seconds = time.monotonic() - started
-                ranks = tuple(method.ranks())
-                size = sum(
-                    rank * (adapter.in_features + adapter.out_features)
-                    for rank, adapter in zip(ranks, adapters, strict=True)
-                )
-                on_step(
-                    StepInfo(
-                        step + 1, config.steps, loss, mean_entropy, ranks, size, seconds, components
-                    )
-                )  # fmt: skip
-        return result()
+    """A Training from its first step to its last."""
+    return Training(denoiser, batches, config).run(on_step)
 
 
 def _forward(
@@ -221,14 +338,3 @@ def _autocast(device: torch.device, dtype: str):
 
 def _detached(entropy: Tensor | None, like: Tensor) -> Tensor:
     return torch.zeros_like(like) if entropy is None else entropy.detach()
-
-
-def _result(denoiser, adapters, method, losses, config) -> TrainResult:
-    names = [denoiser.module_name(adapter.name) for adapter in adapters]
-    return TrainResult(
-        dict(zip(names, method.factors(), strict=True)),
-        dict(zip(names, zip(method.nus(), method.ranks(), strict=True), strict=True)),
-        list(losses),
-        len(losses),
-        config,
-    )

@@ -75,6 +75,12 @@ class ACLoRA(Method):
         elif done % self._period == 0 and done <= self.config.steps - self._period:
             self._restart(optimizer, generator, step)
 
+    def state(self) -> dict:
+        return {"losses": list(self._losses), "signal": list(self._signal)}
+
+    def restore(self, state: dict) -> None:
+        self._losses, self._signal = list(state["losses"]), list(state["signal"])
+
     def factors(self) -> list[Factors]:
         """The product without noise, cut to the signal."""
         with torch.no_grad():

@@ -59,6 +59,13 @@ class Method:
         """The present ν of every adapter, where there is such a thing."""
         return [None] * len(self.adapters)
 
+    def state(self) -> dict:
+        """What it remembers from step to step beside ρ, JSON-ready."""
+        return {}
+
+    def restore(self, state: dict) -> None:
+        """Takes up what `state` gave."""
+
     def factors(self) -> list[Factors]:
         """What a file of the present state holds."""
         return [adapter.folded() for adapter in self.adapters]

@@ -10,50 +10,11 @@ import pytest
 import torch
 import toy
 from torch.optim.optimizer import register_optimizer_step_post_hook
+from toy_runs import BASE, Stop, data, run, same_bits, stop_at
 
-from lora2_core.config import TrainConfig
-from lora2_core.data import Example, batches
 from lora2_core.errors import LoRA2Error
 from lora2_core.optimizer import RowAdamW
 from lora2_core.train import TrainingDiverged, train
-
-BASE = TrainConfig(
-    steps=8,
-    learning_rate=3e-3,
-    r_init=4,
-    r_max=12,
-    r_target=2,
-    rank_rate=8 * 0.25,
-    rank_freeze=0.0,
-    init="fan_in",
-    dtype="fp32",
-    entropy_queries=5,
-)
-
-
-def data(seed=0, batch_size=1, accumulation=1, count=6):
-    generator = torch.Generator().manual_seed(11)
-    examples = [
-        Example(
-            torch.randn(1, 4, 4, 4, generator=generator),
-            {"context": torch.randn(1, 7, 12, generator=generator)},
-        )
-        for _ in range(count)
-    ]
-    return batches(examples, batch_size=batch_size, accumulation=accumulation, seed=seed)
-
-
-def run(config=BASE, denoiser=None, on_step=None, **settings):
-    settings = {"seed": config.seed} | settings
-    return train(denoiser or toy.ToyDenoiser(), data(**settings), config, on_step)
-
-
-def same_bits(one, other):
-    return one.ranks == other.ranks and all(
-        torch.equal(x, y)
-        for name in one.factors
-        for x, y in zip(one.factors[name], other.factors[name], strict=True)
-    )
 
 
 @pytest.mark.parametrize("method", ["lora2", "ac_lora", "lora"])
@@ -201,10 +162,6 @@ def state(denoiser):
     )
 
 
-class Stop(BaseException):
-    """As a host's interrupt: no Exception."""
-
-
 class FailingDenoiser(toy.ToyDenoiser):
     """Does `what` at the third prediction: raises it, or returns it."""
 
@@ -234,14 +191,6 @@ class _NaNBackward(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         return grad * float("nan")
-
-
-def stop_at(step, error):
-    def on_step(info):
-        if info.step == step:
-            raise error
-
-    return on_step
 
 
 @pytest.mark.parametrize("checkpointing", [True, False])
