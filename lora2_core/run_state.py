@@ -37,6 +37,10 @@ class RunState:
         return self.facts["step"]
 
 
+class NewerState(LoRA2Error):
+    """A state that a newer version of this pack has written."""
+
+
 def write_state(state: RunState, path: str | os.PathLike) -> None:
     """Replaces `path` in one step; an OSError (a full disk) leaves the old file as it was."""
     path = Path(path)
@@ -61,7 +65,7 @@ def read_state(path: str | os.PathLike) -> RunState:
     except (KeyError, TypeError, ValueError):
         raise LoRA2Error(f"{path} is no state of a training run; choose another file") from None
     if version != FORMAT:
-        raise LoRA2Error(
+        raise NewerState(
             f"{path} is of version {version}, and {FORMAT} is the newest that is known here; "
             "update this node pack"
         )

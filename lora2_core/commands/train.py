@@ -19,7 +19,8 @@ from ..demo_model.shapes import PICTURE
 from ..errors import LoRA2Error
 from ..file_layout import PRECISIONS
 from ..packing import pack_result
-from ..train import TrainingDiverged, TrainResult, train
+from ..run_folder import RunFolder, run_kept
+from ..train import Training, TrainingDiverged
 from .progress import Progress
 from .rank_options import check_out
 
@@ -72,6 +73,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         help="the adapter (.safetensors); an existing file is never replaced",
+    )
+    out.add_argument(
+        "--save-every",
+        type=int,
+        default=100,
+        metavar="STEPS",
+        help="keep the run in a folder beside the adapter, named OUT_run, every so many steps; "
+        "it is kept on Ctrl-C and on errors in any case, and with 0 only then",
+    )
+    out.add_argument(
+        "--resume",
+        nargs="?",
+        type=Path,
+        const=Path(),
+        metavar="RUN",
+        help="go on with the run that is kept in OUT_run, or in the folder RUN, to the --steps "
+        "that are asked for",
     )
     out.add_argument("--precision", choices=PRECISIONS, default="fp16")
     out.add_argument("--trigger-words", default="", help="noted in the file, separated by commas")
@@ -173,10 +191,15 @@ def run(options: argparse.Namespace) -> None:
         "resolution": (side, side),
         "started_at": started,
     }
+    training = Training(backbone.denoiser, order, config)
+    folder = RunFolder(_run_path(options), **facts)
+    _begin(training, folder, options)
     try:
-        result = train(backbone.denoiser, order, config, Progress())
+        result = run_kept(training, folder, options.save_every, Progress(), _warn)
     except TrainingDiverged as error:
-        raise LoRA2Error(f"{error}. {_rescue(error.result, options.out, facts)}") from error
+        raise LoRA2Error(f"{error}. {_where(training, folder)}") from error
+    except KeyboardInterrupt:
+        raise LoRA2Error(f"stopped. {_where(training, folder)}") from None
     state = pack_result(result, **facts)
     path = adapter_file.write(state, options.out, precision=options.precision)
     ranks = sorted(rank for _, rank in result.ranks.values())
@@ -265,11 +288,31 @@ def _examples(backbone, pictures: list[tuple[Image.Image, str]]) -> list[Example
     return examples
 
 
-def _rescue(result: TrainResult, out: Path, facts: dict) -> str:
-    """Writes what was good before the loss broke, and says where."""
-    if result.steps == 0:
+def _run_path(options: argparse.Namespace) -> Path:
+    if options.resume is not None and options.resume != Path():
+        return options.resume
+    return options.out.with_name(f"{options.out.stem}_run")
+
+
+def _begin(training: Training, folder: RunFolder, options: argparse.Namespace) -> None:
+    state = folder.newest()
+    if options.resume is not None:
+        if state is None:
+            raise LoRA2Error(f"there is no run in {folder.path}; leave --resume out to begin one")
+        training.restore(state)
+        print(f"goes on after step {training.done}", flush=True)
+    elif state is not None:
+        raise LoRA2Error(
+            f"{folder.path} holds a run of {state.step} steps; add --resume to go on with it, or "
+            "choose another --out"
+        )
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+def _where(training: Training, folder: RunFolder) -> str:
+    if training.done == 0:
         return "Nothing was trained before that"
-    path = adapter_file.write_new(
-        pack_result(result, **facts), out.parent, f"{out.stem}_rescued", precision="fp32"
-    )
-    return f"The adapter of step {result.steps} is kept as {path}"
+    return f"The run is kept in {folder.path}, up to step {training.done}; --resume goes on with it"

@@ -16,6 +16,7 @@ from tiny_pipeline import write_checkpoint, write_folder, write_tokenizer
 
 from lora2_core.__main__ import COMMANDS, main
 from lora2_core.backbones.pictures import read_folder
+from lora2_core.commands import train as commands_train
 
 QUICK = ["--steps", "3", "--preset", "small", "--dtype", "fp32", "--resolution", "64"]
 
@@ -176,9 +177,42 @@ def test_an_existing_file_is_refused_before_training(model, images, tmp_path, ca
 def test_a_loss_that_breaks_keeps_what_was_good(model, images, tmp_path, capsys):
     out = tmp_path / "x.safetensors"
     code = train(model, images, out, "--prompt", "a dog", "--learning-rate", "1e30")
-    assert "rescued" in refused(capsys, code)
+    said = refused(capsys, code)
+    assert "learning rate" in said and "x_run, up to step" in said
     assert not out.exists()
-    assert inspected(tmp_path / "x_rescued_00001.safetensors")["totals"]["components"] == 48
+    (kept,) = (p for p in (tmp_path / "x_run").iterdir() if ".state." not in p.name)
+    assert inspected(kept)["totals"]["components"] == 48
+
+
+def test_a_run_that_is_stopped_goes_on(model, images, tmp_path, capsys, monkeypatch):
+    whole, out = tmp_path / "whole.safetensors", tmp_path / "x.safetensors"
+    more = ("--prompt", "a dog", "--steps", "6", "--precision", "fp32")
+    assert train(model, images, whole, *more) == 0
+
+    class Stop(commands_train.Progress):
+        def __call__(self, info):
+            super().__call__(info)
+            if info.step == 4:
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(commands_train, "Progress", Stop)
+        said = refused(capsys, train(model, images, out, *more))
+    assert "stopped" in said and "up to step 4" in said and not out.exists()
+    assert "--resume to go on" in refused(capsys, train(model, images, out, *more))
+    other = refused(capsys, train(model, images, out, *more, "--resume", "--seed", "5"))
+    assert "seed was" in other
+    assert train(model, images, out, *more, "--resume") == 0
+    assert "goes on after step 4" in capsys.readouterr().out
+    one, two = load_file(whole), load_file(out)
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+    longer = tmp_path / "longer.safetensors"
+    more = (*more[:3], "9", "--resume", str(tmp_path / "x_run"))
+    assert train(model, images, longer, *more) == 0
+    assert inspected(longer)["method"] == "lora2"
+    nothing = tmp_path / "nothing.safetensors"
+    assert "no run in" in refused(capsys, train(model, images, nothing, *more[:4], "--resume"))
 
 
 def test_inspect_reads_what_peft_wrote_and_names_what_is_broken(tmp_path, capsys):
