@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from . import adapter_file
@@ -103,3 +104,5 @@ def run_kept(
     finally:
         if training.done > tried:
             save()
+        with suppress(OSError):  # one that nothing was written to
+            folder.path.rmdir()

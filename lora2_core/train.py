@@ -113,6 +113,7 @@ class Training:
         enabled = config.dtype == "fp16"
         self._scaler = torch.amp.GradScaler(denoiser.device.type, enabled=enabled)
         self._probe = self._entropy_probe()
+        self._at_step = self._drawn()
         self._seconds = 0.0  # of earlier stretches
         self._started = time.monotonic()
         self._components = tuple(
@@ -159,9 +160,13 @@ class Training:
         )
 
     def state(self) -> RunState:
-        """Of the run as it is now; between two steps, that is, also within on_step."""
+        """Of the run after the last step that was made; what a step that broke off drew is undrawn.
+
+        Where the optimiser itself broke off, some factors may have moved.
+        """
+        generator, passes = self._at_step
         tensors = {
-            "generator": self._generator.get_state(),
+            "generator": generator,
             "losses": torch.tensor(self.losses, dtype=torch.float64),
         }
         numbers = []
@@ -180,7 +185,7 @@ class Training:
             "config": asdict(self.config),
             "components": [[name, list(shape)] for name, shape in self._components],
             "adapters": numbers,
-            "passes": 0 if self._probe is None else self._probe.passes,
+            "passes": passes,
             "scaler": self._scaler.state_dict(),
             "method": self._method.state(),
         }
@@ -222,6 +227,7 @@ class Training:
             self._scaler.load_state_dict(facts["scaler"])
         if self._probe is not None:
             self._probe.passes = facts["passes"]
+        self._at_step = self._drawn()
         self.losses = tensors["losses"].tolist()
         self._seconds = facts["seconds"]
         for _ in range(self.done):
@@ -237,6 +243,11 @@ class Training:
         found = cross_attention_layers(self._denoiser.network)
         layers = [found[name] for name in sorted(found, key=self._place)]
         return EntropyProbe(layers, config.entropy_queries, config.seed) if layers else None
+
+    def _drawn(self) -> tuple[Tensor, int]:
+        """How far randomness has been used up: generator, and passes of the entropy probe."""
+        passes = 0 if self._probe is None else self._probe.passes
+        return self._generator.get_state(), passes
 
     def _step(self) -> float | None:
         """One optimiser step; returns the mean entropy, or None."""
@@ -265,6 +276,7 @@ class Training:
         _update(optimizer, scaler)
         method.after_step(optimizer, self._generator, step, loss)
         self.losses.append(loss)
+        self._at_step = self._drawn()
         return None if self._probe is None else entropy_sum / len(step_batches)
 
     def _info(self, entropy: float | None) -> StepInfo:

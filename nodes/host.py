@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -307,6 +307,22 @@ def loras_folder() -> Path:
 
 def output_folder() -> Path:
     return Path(folder_paths.get_output_directory())
+
+
+def runs_folder() -> Path:
+    """Where training runs are kept."""
+    return output_folder() / "lora2_runs"
+
+
+def run_names() -> list[str]:
+    """Folders of runs that left a state, the latest first."""
+    states = runs_folder().glob("*/*.state.safetensors")
+    latest: dict[str, float] = {}
+    for path in states:
+        with suppress(OSError):  # it may go in the meantime
+            name = path.parent.name
+            latest[name] = max(latest.get(name, 0.0), path.stat().st_mtime)
+    return sorted(latest, key=latest.get, reverse=True)
 
 
 def lora_names() -> list[str]:

@@ -1,5 +1,7 @@
 """LoRA² Train."""
 
+import logging
+
 from comfy_api.latest import io
 
 from ..lora2_core import adapter_file, rank_report
@@ -7,12 +9,15 @@ from ..lora2_core.config import DTYPES, MAX_RANK, METHODS, PRESETS, TARGETS, Tra
 from ..lora2_core.data import batches, check_examples
 from ..lora2_core.errors import LoRA2Error
 from ..lora2_core.packing import pack_result
-from ..lora2_core.train import TrainingDiverged, TrainResult, train
+from ..lora2_core.run_folder import RunFolder, run_kept
+from ..lora2_core.run_state import RunState
+from ..lora2_core.train import Training, TrainingDiverged
 from . import host
 from .live import runs
 from .sockets import ADVANCED, CATEGORY, LoraModel, LossMap, RankReport
 
 _D = TrainConfig()
+NEW_RUN = "(new run)"
 host.serve(
     "/lora2/live", lambda asked: runs.states(asked.get("client", ""), asked.get("workflow", ""))
 )
@@ -164,6 +169,32 @@ def _inputs() -> list:
             extra_dict=ADVANCED,
             tooltip="Recompute activations in the backward pass: less memory, more time.",
         ),
+        io.String.Input(
+            "run",
+            default="lora2",
+            optional=True,
+            extra_dict=ADVANCED,
+            tooltip="Name of the run's folder in output/lora2_runs; a number is added.",
+        ),
+        integer(
+            "save_every",
+            default=100,
+            min=0,
+            max=100_000,
+            optional=True,
+            extra_dict=ADVANCED,
+            tooltip="Steps between two states of the run on disk. Cancel and errors keep it in any "
+            "case, and with 0 only they do.",
+        ),
+        choice(
+            "resume",
+            options=[NEW_RUN, *host.run_names()],
+            default=NEW_RUN,
+            optional=True,
+            extra_dict=ADVANCED,
+            tooltip="Go on with a run that was stopped, or give a finished one more steps. All "
+            "else must be as it was.",
+        ),
     ]
 
 
@@ -195,6 +226,8 @@ class LoRA2Train(io.ComfyNode):
         model = model[0]
         settings = {name: values[0] for name, values in settings.items()}
         prior_weight = settings.pop("prior_weight", 1.0)
+        run, resume = settings.pop("run", "lora2"), settings.pop("resume", NEW_RUN)
+        save_every = settings.pop("save_every", 100)
         config = _config(settings)
         host.check_trainable(model)
         data = _dataset(model, latents, positive, "latents")
@@ -211,6 +244,7 @@ class LoRA2Train(io.ComfyNode):
             prior=prior,
             prior_weight=prior_weight,
         )
+        folder, state = _run(run, resume)
         try:
             with (
                 host.trainable(model, config.dtype) as denoiser,
@@ -218,9 +252,13 @@ class LoRA2Train(io.ComfyNode):
                     config.steps, cls.hidden.unique_id, cls.hidden.extra_pnginfo
                 ) as progress,
             ):
-                result = train(denoiser, order, config, progress)
+                training = Training(denoiser, order, config)
+                if state is not None:
+                    training.restore(state)
+                result = run_kept(training, folder, save_every, progress, logging.warning)
         except TrainingDiverged as error:
-            raise LoRA2Error(f"{error}. {_rescue(error.result)}") from error
+            kept = f"The run is kept as {folder.path.name}, up to the step before"
+            raise LoRA2Error(f"{error}. {kept if error.step > 1 else ''}".strip()) from error
         lora = pack_result(result)
         return io.NodeOutput(lora, {"loss": result.losses}, rank_report.report(lora), result.steps)
 
@@ -241,10 +279,15 @@ def _dataset(model, latents, conditioning, what: str) -> list:
     return found
 
 
-def _rescue(result: TrainResult) -> str:
-    """Saves what was good before the loss broke, and says where."""
-    if result.steps == 0:
-        return "Nothing was trained before that"
-    path = adapter_file.free_name(host.output_folder(), "lora2_rescued")
-    adapter_file.write(pack_result(result), path, precision="fp32")
-    return f"The adapter of step {result.steps} is kept as {path.name} in the output folder"
+def _run(name: str, resume: str) -> tuple[RunFolder, RunState | None]:
+    """Folder of a new run, or of an old one with its last state."""
+    root = host.runs_folder()
+    if resume == NEW_RUN:
+        return RunFolder(adapter_file.free_name(root, name, "")), None
+    folder = RunFolder(root / resume)
+    state = folder.newest()
+    if state is None:
+        raise LoRA2Error(
+            f"the run {resume!r} has no state that is whole; choose another, or {NEW_RUN!r}"
+        )
+    return folder, state

@@ -56,12 +56,31 @@ def test_what_was_trained_is_kept_on_any_error(folder, every, error):
     assert same_bits(again.run(), begun().run())
 
 
+def test_an_error_within_a_step_leaves_the_step_before(folder):
+    training = begun()
+    predict, calls = training._denoiser.predict, []
+
+    def broken(*given):
+        calls.append(0)
+        if len(calls) == 5:
+            raise Stop
+        return predict(*given)
+
+    training._denoiser.predict = broken
+    with pytest.raises(Stop):
+        run_kept(training, folder, 0, ignore, pytest.fail)
+    again = begun()
+    again.restore(folder.newest())
+    assert again.done == 4
+    assert same_bits(again.run(), begun().run())
+
+
 def test_an_error_before_the_first_step_leaves_nothing(folder):
     training = begun()
     training._denoiser.predict = None
     with pytest.raises(TypeError):
         run_kept(training, folder, 1, ignore, pytest.fail)
-    assert names(folder) == [] and folder.newest() is None
+    assert not folder.path.exists()
 
 
 def test_a_full_disk_stops_no_training(folder, monkeypatch):

@@ -189,7 +189,7 @@ class ComfyHost:
     def start(self, timeout: float = 300) -> "ComfyHost":
         for name in _FOLDERS:
             (self.base / name).mkdir(parents=True, exist_ok=True)
-        if self.pack is not None:
+        if self.pack is not None and not (self.base / "custom_nodes" / PACK).exists():
             _place(self.pack, self.base / "custom_nodes" / PACK)
         self.port = _free_port()
         command = [str(self.python), "main.py", *self.arguments]
@@ -231,6 +231,12 @@ class ComfyHost:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+    def kill(self) -> None:
+        """As a crash would end it; start() brings it back on the same folders."""
+        self._process.kill()
+        self._process.wait()
+        self._process = None
 
     def __enter__(self) -> "ComfyHost":
         try:
