@@ -47,10 +47,15 @@ class RunFolder:
             write_state(training.state(), self.path / f"{stem}.state.safetensors")
         except OSError as error:
             raise LoRA2Error(f"{path.parent} cannot be written: {error.strerror}") from error
-        for step, state in self._states()[self._keep :]:
-            state.unlink(missing_ok=True)
-            (self.path / f"step_{step:06d}.safetensors").unlink(missing_ok=True)
+        self.prune(self._keep)
         return path
+
+    def prune(self, keep: int) -> None:
+        """Removes all but the last `keep` states and their adapters, if it can."""
+        for step, state in self._states()[keep:]:
+            with suppress(OSError):
+                state.unlink()
+                (self.path / f"step_{step:06d}.safetensors").unlink()
 
     def newest(self) -> RunState | None:
         """The last state that is whole; torn ones are passed over, with a line in the log.
@@ -79,7 +84,8 @@ def run_kept(
     on_step: Callable[[StepInfo], None],
     on_trouble: Callable[[str], None],
 ) -> TrainResult:
-    """training.run, its state kept every `every` steps (0: never), at its end, and on any error.
+    """training.run, its state kept every `every` steps (0: never), on any error, and at its end;
+    then it alone.
 
     on_step may raise to stop. A state that cannot be written goes to on_trouble, and the training
     goes on.
@@ -100,9 +106,11 @@ def run_kept(
             save()
 
     try:
-        return training.run(note)
+        result = training.run(note)
     finally:
         if training.done > tried:
             save()
         with suppress(OSError):  # one that nothing was written to
             folder.path.rmdir()
+    folder.prune(1)  # of a run that is done the last is enough
+    return result

@@ -31,13 +31,18 @@ def folder(tmp_path):
 
 
 def test_the_last_states_and_their_adapters_are_kept(folder):
-    result = run_kept(begun(), folder, 2, ignore, pytest.fail)
+    with pytest.raises(Stop):
+        run_kept(begun(), folder, 2, stop_at(7, Stop()), pytest.fail)
     assert names(folder) == [
         "step_000006.safetensors",
         "step_000006.state.safetensors",
-        "step_000008.safetensors",
-        "step_000008.state.safetensors",
+        "step_000007.safetensors",
+        "step_000007.state.safetensors",
     ]
+    training = begun()
+    training.restore(folder.newest())
+    result = run_kept(training, folder, 2, ignore, pytest.fail)
+    assert names(folder) == ["step_000008.safetensors", "step_000008.state.safetensors"]
     adapter = read(folder.path / "step_000008.safetensors")
     ranks = {name.removeprefix("toy."): rank for name, (_, rank) in result.ranks.items()}
     assert [row["rank"] for row in report(adapter)["components"]] == list(ranks.values())
@@ -105,11 +110,12 @@ def test_a_full_disk_stops_no_training(folder, monkeypatch):
 
 @pytest.mark.parametrize("length", [0, 100, -1])
 def test_a_torn_state_is_passed_over(folder, length, caplog):
-    run_kept(begun(), folder, 4, ignore, pytest.fail)
-    last = folder.path / "step_000008.state.safetensors"
+    with pytest.raises(Stop):
+        run_kept(begun(), folder, 4, stop_at(6, Stop()), pytest.fail)
+    last = folder.path / "step_000006.state.safetensors"
     last.write_bytes(last.read_bytes()[:length])
     assert folder.newest().step == 4
-    assert "step_000008" in caplog.text
+    assert "step_000006" in caplog.text
 
 
 def test_a_state_of_a_newer_version_is_not_passed_over(folder, monkeypatch):

@@ -40,7 +40,7 @@ def path_of(host, name):
 
 @pytest.fixture
 def content(host):
-    return graphs.random_lora(host, "content", 1, (1, 4, 9))
+    return graphs.random_lora(host, "heat_content", 1, (1, 4, 9))
 
 
 def test_a_file_is_shown_as_it_is(host, content):
@@ -68,7 +68,7 @@ def test_spectra_are_those_of_the_dense_update(host, content):
 
 
 def test_files_wires_and_reports_side_by_side_on_one_scale(host, content):
-    style = graphs.random_lora(host, "style", 2, (32,))
+    style = graphs.random_lora(host, "heat_style", 2, (32,))
 
     def build(graph):
         pick = graph.node("LoRA2Pick", lora_name=style, weight=0.5)
