@@ -94,11 +94,13 @@ def newest(host, prefix):
     raise AssertionError(f"no {prefix}")
 
 
-def test_a_cancelled_run_says_so_and_another_graph_shows_nothing(ready, web_host):
+def test_a_run_through_a_lost_connection_to_its_cancel_and_in_no_other_graph(ready, web_host):
     page = ready
     page.set("LoRA2Train", steps=500)
     page.tab.evaluate("async () => { await app.queuePrompt(0); }")
-    await_state(page, lambda found: found[0] >= 2)
+    step, *_ = await_state(page, lambda found: found[0] >= 2)
+    page.tab.evaluate("app.api.socket.close()")  # the page connects anew by itself
+    await_state(page, lambda found: found[0] > step + 1, timeout=30)
     web_host.interrupt()
     await_state(page, lambda found: found[3] == ", stopped", timeout=30)
     kept = page.graph()
