@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers.utils import convert_state_dict_to_diffusers, convert_state_dict_to_kohya
 from peers import SdxlLora, deltas, error, load_with_diffusers, small_unet
-from peft import LoraConfig
+from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
@@ -132,7 +132,7 @@ def test_a_text_encoder_saved_by_diffusers_reads_with_the_same_update(tmp_path):
     config = LoraConfig(
         r=3, lora_alpha=3, target_modules=["q_proj", "fc1"], init_lora_weights=False
     )
-    encoder.add_adapter(config)
+    inject_adapter_in_model(config, encoder)
     tensors = convert_state_dict_to_diffusers(get_peft_model_state_dict(encoder))
     SdxlLora.save_lora_weights(
         str(tmp_path), text_encoder_lora_layers=tensors, weight_name="peer.safetensors"

@@ -10,7 +10,7 @@ from diffusers import (
 )
 from diffusers.utils import convert_state_dict_to_diffusers, convert_state_dict_to_kohya
 from peers import SdxlLora, deltas, error, load_with_diffusers, small_unet
-from peft import LoraConfig
+from peft import LoraConfig, inject_adapter_in_model
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
@@ -100,16 +100,15 @@ def test_diffusers_loads_what_the_tools_make(tmp_path, tool, precision):
 def peft_state(model, targets, seed=3, alpha=4):
     """A PEFT adapter of unequal ranks on a real model: (state dict, true updates)."""
     names = [n for n, _ in model.named_modules() if n.endswith(tuple(targets))]
-    model.add_adapter(
-        LoraConfig(
-            r=4,
-            lora_alpha=alpha,
-            target_modules=names,
-            rank_pattern={names[0]: 7},
-            alpha_pattern={names[0]: 7},
-            init_lora_weights=False,
-        )
+    config = LoraConfig(
+        r=4,
+        lora_alpha=alpha,
+        target_modules=names,
+        rank_pattern={names[0]: 7},
+        alpha_pattern={names[0]: 7},
+        init_lora_weights=False,
     )
+    inject_adapter_in_model(config, model)
     torch.manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -6,6 +6,7 @@ python -m lora2_core.demo_model.recipe --work DIR latents      encode the traini
 python -m lora2_core.demo_model.recipe --work DIR denoiser     --minutes 120
 python -m lora2_core.demo_model.recipe --work DIR decoder      --minutes 30, to sharpen pictures
 python -m lora2_core.demo_model.recipe --work DIR export FILE
+python -m lora2_core.demo_model.recipe --work DIR adopt FILE   go on from a checkpoint's weights
 python -m lora2_core.demo_model.recipe --work DIR judge        train a classifier
 python -m lora2_core.demo_model.recipe --work DIR gate FILE    what it reads in the model's pictures
 """

@@ -7,6 +7,7 @@ import torch
 
 from . import __doc__ as usage
 from . import autoencoder, denoiser, judge, latents, pictures
+from .adopt import adopt
 from .export import export
 
 
@@ -24,7 +25,8 @@ def main() -> None:
         stage.add_argument("--minutes", type=float, required=True)
         stage.add_argument("--cooldown", type=float, default=0.0, help="of them, at the end")
     stages.add_parser("latents")
-    stages.add_parser("export").add_argument("file", type=Path)
+    for name in ("adopt", "export"):
+        stages.add_parser(name).add_argument("file", type=Path)
     stages.add_parser("judge")
     stage = stages.add_parser("gate")
     stage.add_argument("file", type=Path)
@@ -42,6 +44,8 @@ def main() -> None:
         latents.encode(options.work)
     elif options.stage == "denoiser":
         denoiser.train(options.work, options.minutes, options.cooldown)
+    elif options.stage == "adopt":
+        adopt(options.work, options.file)
     elif options.stage == "judge":
         judge.train(options.work)
     elif options.stage == "gate":

@@ -18,6 +18,7 @@ _SAVE_EVERY = 180  # seconds
 _WARM_UP = 200  # steps
 _MEMORY = 0.06  # the average reaches over this share of the steps, at most _LONGEST
 _LONGEST = 4000
+_KEPT = {"step": "steps", "seconds": "seconds", "curve": "curve"}  # state ← record
 
 
 def run(
@@ -40,13 +41,16 @@ def run(
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01
     )
-    step, seconds, curve = 0, 0.0, []
+    step, fresh_from, seconds, curve = 0, 0, 0.0, []
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
         step, seconds, curve = state["step"], state["seconds"], state["curve"]
+        if "optimizer" in state:
+            optimizer.load_state_dict(state["optimizer"])
+        else:  # weights alone, from a checkpoint
+            fresh_from = step
         torch.manual_seed(step)
     started = saved = time.monotonic()
     cooling_from = started + 60 * (minutes - cooldown)
@@ -71,7 +75,7 @@ def run(
             cooling = True
         left = (started + 60 * minutes - now) / (60 * cooldown) if cooling else 1.0
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate * min(1.0, (step + 1) / _WARM_UP) * left
+            group["lr"] = learning_rate * min(1.0, (step - fresh_from + 1) / _WARM_UP) * left
         loss = loss_of(model, step)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -88,9 +92,20 @@ def run(
             save(state_file)
             saved = now
     save(work / f"{name}_cooled.pt" if cooling else state_file)
-    record = {"images": step * images_a_step, "seconds": round(seconds + 60 * minutes)}
-    (work / f"{name}.json").write_text(json.dumps(record | {"curve": curve}))
+    record = {
+        "steps": step,
+        "images": step * images_a_step,
+        "seconds": round(seconds + 60 * minutes),
+        "curve": curve,
+    }
+    (work / f"{name}.json").write_text(json.dumps(record))
     return average
+
+
+def begin(work: Path, name: str, weights: dict[str, Tensor], record: dict) -> None:
+    """A state for `run` to go on from: weights alone, and the record that came with them."""
+    kept = {key: record[source] for key, source in _KEPT.items()}
+    torch.save({"model": weights, "average": weights, **kept}, work / f"{name}.pt")
 
 
 def _average(average: nn.Module, model: nn.Module, step: int) -> None:
