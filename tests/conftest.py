@@ -19,6 +19,7 @@ class _BlockHost:
 
 sys.meta_path.insert(0, _BlockHost())
 sys.path.append(str(ROOT / "tests"))  # for reference.py and other modules that tests share
+sys.path.append(str(ROOT / "benchmarks"))  # for its packages
 if "lora2_core" not in sys.modules:
     spec = importlib.util.spec_from_file_location(
         "lora2_core",

@@ -1,0 +1,105 @@
+"""Command line."""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+from lora2_core.drawn_world import load_subjects
+from lora2_core.drawn_world.subjects import BUNDLED
+from lora2_core.errors import LoRA2Error
+
+from . import __doc__ as usage
+from . import identity, pareto, reader, schedule, store, table, tune
+from .contestants import CONTESTANTS
+
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "tradeoff"
+
+
+def main() -> None:
+    options = _parser().parse_args()
+    deadline = time.time() + 60 * options.minutes
+    try:
+        if options.stage == "judges":
+            _judges(options)
+        elif options.stage == "tune":
+            tune.tune(
+                options.results, load_subjects(options.subjects)[options.subject],
+                options.contestants, options.steps, options.jobs, deadline,
+            )  # fmt: skip
+        elif options.stage == "run":
+            subjects = load_subjects(options.subjects)
+            chosen = options.only or [name for name in subjects if name != options.without]
+            schedule.run(
+                options.results, options.work, [subjects[name] for name in chosen],
+                options.seeds, options.contestants, options.steps, options.jobs, deadline,
+            )  # fmt: skip
+        else:
+            _table(options)
+    except (LoRA2Error, KeyError) as error:
+        sys.exit(f"{error}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=usage, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--work", type=Path, help="folder of the judges")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--minutes", type=float, default=1e6, help="start nothing new after them")
+    parser.add_argument("--jobs", type=int, default=2, help="processes, each with one thread")
+    stages = parser.add_subparsers(dest="stage", required=True)
+    stage = stages.add_parser("judges")
+    stage.add_argument("--pictures", type=int, default=12000, help="for the reader, if none exist")
+    stage.add_argument("--batches", type=int, default=400, help="for the network of individuals")
+    tuning, running, telling = (stages.add_parser(name) for name in ("tune", "run", "table"))
+    for stage in (tuning, running, telling):
+        stage.add_argument("--subjects", type=Path, default=BUNDLED, metavar="FILE")
+        stage.add_argument("--steps", type=int, default=300)
+    for stage in (tuning, running):
+        stage.add_argument(
+            "--contestants", nargs="+", default=list(CONTESTANTS), choices=CONTESTANTS,
+            metavar="NAME", help=", ".join(CONTESTANTS),
+        )  # fmt: skip
+    tuning.add_argument("--subject", default="garden vase", help="the one to tune on")
+    running.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    running.add_argument(
+        "--only", nargs="+", metavar="SUBJECT", help="all but --without if missing"
+    )
+    for stage in (running, telling):
+        stage.add_argument("--without", default="garden vase", help="the one tuned on")
+    return parser
+
+
+def _judges(options: argparse.Namespace) -> None:
+    found = {
+        "reader": reader.prepare(_work(options), options.pictures, options.jobs),
+        "identity": identity.prepare(options.work, options.batches, options.jobs),
+        "stamp": store.judges_stamp(options.work),
+    }
+    store.write(options.results / "judges.json", found)
+    print(json.dumps(found, indent=2))
+
+
+def _work(options: argparse.Namespace) -> Path:
+    if options.work is None:
+        raise LoRA2Error("the judges need a folder; give --work DIR")
+    options.work.mkdir(parents=True, exist_ok=True)
+    return options.work
+
+
+def _table(options: argparse.Namespace) -> None:
+    subjects = load_subjects(options.subjects)
+    subjects.pop(options.without, None)
+    records, refused = store.collect(options.results, subjects, options.steps)
+    if not records:
+        raise LoRA2Error(f"there are no results of these weights in {options.results}; run first")
+    text = table.markdown(records, subjects, refused)
+    (options.results / "table.md").write_text(text)
+    print(text)
+    pareto.draw(records, options.results / "pareto.png")
+
+
+if __name__ == "__main__":
+    main()

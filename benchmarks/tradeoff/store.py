@@ -1,0 +1,78 @@
+"""Results on disk: one small JSON a run, each with a stamp of what it depends on."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from lora2_core.demo_model import bundled
+from lora2_core.drawn_world import Subject
+
+JUDGES = ("judge.pt", "identity.pt")
+
+
+def weights_stamp() -> str:
+    """Of the bundled weights, once their checksum has been compared."""
+    bundled.weights()
+    return bundled.CHECKSUM.read_text().strip()[:16]
+
+
+def judges_stamp(work: Path) -> str:
+    """Of the judges' files in `work`."""
+    return _digest(b"".join((work / name).read_bytes() for name in JUDGES))
+
+
+def look_stamp(subject: Subject) -> str:
+    """Of a subject: another look under the same name is another subject."""
+    return _digest(json.dumps(asdict(subject), sort_keys=True).encode())
+
+
+def run_file(results: Path, contestant: str, subject: str, seed: int) -> Path:
+    name = re.sub(r"[^\w]+", "-", subject).strip("-")
+    return results / "runs" / f"{contestant}.{name}.{seed}.json"
+
+
+def write(path: Path, record: Mapping) -> None:
+    """The file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(record, separators=(",", ":"), ensure_ascii=False) + "\n")
+    temporary.replace(path)
+
+
+def read(path: Path, stamp: Mapping | None = None) -> dict | None:
+    """A record, or None if there is none of this stamp."""
+    if not path.exists():
+        return None
+    record = json.loads(path.read_text())
+    return record if stamp is None or record["stamp"] == dict(stamp) else None
+
+
+def collect(
+    results: Path, subjects: Mapping[str, Subject], steps: int
+) -> tuple[list[dict], list[str]]:
+    """(records of the present weights, the present judges and these subjects; files refused)."""
+    judges = read(results / "judges.json")
+    expected = {"weights": weights_stamp(), "judges": judges and judges["stamp"], "steps": steps}
+    found, refused = [], []
+    for path in sorted((results / "runs").glob("*.json")):
+        record = read(path)
+        if record["subject"] not in subjects:
+            continue
+        look = {"look": look_stamp(subjects[record["subject"]])}
+        if _agrees(record["stamp"], (expected | look).items()):
+            found.append(record)
+        else:
+            refused.append(path.name)
+    return found, refused
+
+
+def _agrees(stamp: Mapping, items: Iterable[tuple[str, object]]) -> bool:
+    return all(stamp[key] == value for key, value in items)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
