@@ -1,7 +1,6 @@
 """Train an adapter on a folder of pictures."""
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
@@ -21,6 +20,7 @@ from ..file_layout import PRECISIONS
 from ..packing import pack_result
 from ..run_folder import RunFolder, run_kept
 from ..train import Training, TrainingDiverged
+from .folders import make_folder
 from .progress import Progress
 from .rank_options import check_out
 
@@ -165,7 +165,7 @@ def run(options: argparse.Namespace) -> None:
     """Checks everything that can be checked first, then loads, encodes, trains and writes."""
     config = _config(options)
     check_out(options.out)
-    _make_folder(options.out)
+    make_folder(options.out.parent)
     if (options.prior_images is None) != (options.prior_prompt is None):
         raise LoRA2Error("prior-images and prior-prompt go together; give both or neither")
     started = time.time()
@@ -261,16 +261,6 @@ def _config(options: argparse.Namespace) -> TrainConfig:
     given = {"r_init": options.r_init, "r_max": options.r_max}
     chosen |= {name: rank for name, rank in given.items() if rank is not None}
     return TrainConfig.preset(options.preset, **chosen)
-
-
-def _make_folder(out: Path) -> None:
-    """Before hours of training, not after."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise LoRA2Error(f"{out.parent} cannot be made: {error.strerror}") from None
-    if not os.access(out.parent, os.W_OK):
-        raise LoRA2Error(f"{out.parent} cannot be written to; choose another folder")
 
 
 def _pictures(folder: Path, prompt: str | None, side: int) -> list[tuple[Image.Image, str]]:

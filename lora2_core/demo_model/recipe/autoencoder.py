@@ -12,7 +12,7 @@ from . import trunk
 from .pictures import open_pictures
 
 _BATCH = 8
-_RATE = 6e-4
+_RATE = 4e-4
 _HALF_SIZE = 900  # steps at half the side and twice the batch: a quick start
 _CROP = 64  # px: a picture's quarter teaches as much a pixel, and costs a quarter of the time
 _SMALL = 0.2  # of a range of 2
