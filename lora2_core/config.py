@@ -39,6 +39,7 @@ class TrainConfig:
     rank_rate: float = 10.0  # learning rate of ρ times steps: at 5e-5 ν could hardly move
     rank_hold: float = 0.0  # share of the run before ν may move; until then B is near zero
     rank_freeze: float = 0.1  # share at the end with ranks fixed, so that A and B settle
+    importance: str = "printed"  # Λ = f [eq. 10]; "unit_energy" (ours): of one norm for every ν
     init: str = "printed"  # A ~ N(0, 2/Σf²) [3.3.1]; "fan_in" divides the std by √n
     growth: str = "zero"  # new columns of B; "random" is the paper's word but kicks the output
     ac_mode: str = "product"  # AC-LoRA: what is cut; "paper" cuts A and B apart
@@ -57,6 +58,7 @@ class TrainConfig:
         _one_of("dtype", self.dtype, DTYPES)
         _one_of("ac_mode", self.ac_mode, AC_MODES)
         _one_of("regulariser", self.regulariser, ("sum", "mean"))
+        _one_of("importance", self.importance, ("printed", "unit_energy"))
         _one_of("init", self.init, ("printed", "fan_in"))
         _one_of("growth", self.growth, ("zero", "random"))
         for name in ("steps", "batch_size", "gradient_accumulation", "entropy_queries", "r_init"):

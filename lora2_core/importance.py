@@ -30,20 +30,28 @@ def importance(nu: Tensor, rank: int) -> Tensor:
     return -torch.expm1(-nu) * torch.exp(-nu * x)
 
 
-def importances(nu: Tensor, ranks: Sequence[int]) -> tuple[Tensor, ...]:
+def importances(nu: Tensor, ranks: Sequence[int], unit_energy: bool = False) -> tuple[Tensor, ...]:
     """f of many components of unequal rank in a handful of kernels.
 
-    nu: [L], fp32. Returns L tensors, the i-th of shape [ranks[i]].
+    nu: [L], fp32. Returns L tensors, the i-th of shape [ranks[i]]. unit_energy [ours]: instead of
+    f, f over the root of Σ_{x≥0} f² = tanh(ν/2), which is e^{−νx}√(1−e^{−2ν}): ν then moves the
+    shape alone. f itself grows with ν in norm, so that ν is a gain of the update as well, and is
+    pulled by how fast the update should be, whatever rank it needs.
     """
     x = torch.cat([torch.arange(rank, dtype=nu.dtype) for rank in ranks]).to(nu.device)
     owner = torch.repeat_interleave(torch.arange(len(ranks)), torch.tensor(ranks)).to(nu.device)
     spread = nu[owner]
-    return (-torch.expm1(-spread) * torch.exp(-spread * x)).split(list(ranks))
+    first = torch.sqrt(-torch.expm1(-2 * spread)) if unit_energy else -torch.expm1(-spread)
+    return (first * torch.exp(-spread * x)).split(list(ranks))
 
 
-def sum_of_squares(nu: float, rank: int) -> float:
-    """Σ_{x<rank} f² = tanh(ν/2)(1−e^{−2ν·rank}), the variance term of the initialisation."""
-    return math.tanh(nu / 2) * -math.expm1(-2 * nu * rank)
+def sum_of_squares(nu: float, rank: int, unit_energy: bool = False) -> float:
+    """Σ_{x<rank} f² = tanh(ν/2)(1−e^{−2ν·rank}), the variance term of the initialisation.
+
+    unit_energy: of what importances gives then, 1−e^{−2ν·rank}.
+    """
+    kept = -math.expm1(-2 * nu * rank)
+    return kept if unit_energy else math.tanh(nu / 2) * kept
 
 
 def quantile_rank(nu: Tensor, r_min: int, r_max: int | Tensor, q: float = QUANTILE) -> Tensor:

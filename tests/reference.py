@@ -38,9 +38,17 @@ def inverse_softplus(nu):
     return math.log(math.expm1(nu))
 
 
-def initial_std(nu, rank):
-    """√(2/Σ_{j<rank} f_j²)."""
-    return math.sqrt(2.0 / sum(f(x, nu) ** 2 for x in range(rank)))
+def unit_f(x, nu):
+    """f(x; ν) over the root of the sum of f² over a great many rows."""
+    return f(x, nu) / math.sqrt(sum(f(j, nu) ** 2 for j in range(int(40 / nu) + 1)))
+
+
+IMPORTANCES = {"printed": f, "unit_energy": unit_f}
+
+
+def initial_std(nu, rank, kind="printed"):
+    """√(2/Σ_{j<rank} Λ_j²)."""
+    return math.sqrt(2.0 / sum(IMPORTANCES[kind](x, nu) ** 2 for x in range(rank)))
 
 
 def entropy(logits):
@@ -125,7 +133,7 @@ class Component:
         missing = self.rank - len(self.a)
         if missing > 0:
             m, n = self.weight.shape
-            std = initial_std(self.nu, self.rank)
+            std = initial_std(self.nu, self.rank, config.importance)
             if config.init == "fan_in":
                 std /= math.sqrt(n)
             for row in std * torch.randn(missing, n, generator=generator):
@@ -144,13 +152,14 @@ class Component:
                 self.capacity //= 2
             self.a, self.b = self.a[: self.capacity], self.b[: self.capacity]
 
-    def delta(self, rows_a, rows_b, nu):
-        """ΔW = Σ_x f(x; ν) b_x a_xᵀ, dense [m, n]."""
+    def delta(self, rows_a, rows_b, nu, kind):
+        """ΔW = Σ_x Λ_x b_x a_xᵀ, dense [m, n]; Λ_x = f(x; ν), or of unit energy."""
+        first = 1 - torch.exp(-nu)
+        if kind == "unit_energy":
+            first = first / torch.sqrt(torch.tanh(nu / 2))
         total = torch.zeros_like(self.weight)
         for x in range(self.rank):
-            total = total + torch.exp(-nu * x) * (1 - torch.exp(-nu)) * torch.outer(
-                rows_b[x], rows_a[x]
-            )
+            total = total + torch.exp(-nu * x) * first * torch.outer(rows_b[x], rows_a[x])
         return total
 
 
@@ -185,7 +194,7 @@ def train(weights, names, frozen, blocks, heads, batches, config, generator, cor
             dense = dict(frozen)
             for i, c in enumerate(components):
                 nu = torch.log1p(torch.exp(rhos[i]))
-                dense[c.name] = c.weight + c.delta(leaves_a[i], leaves_b[i], nu)
+                dense[c.name] = c.weight + c.delta(leaves_a[i], leaves_b[i], nu, config.importance)
             prediction, spread = toy_forward(
                 dense, blocks, heads, noisy, t, batch.conditioning["context"].double()
             )

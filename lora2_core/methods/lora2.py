@@ -21,6 +21,8 @@ from .method import Factors, Method
 class AdaptiveRank(Method):
     """ΔW = B Λ A with Λ = diag f(x; ν); ν = softplus(ρ), one ρ a component in one tensor.
 
+    Λ is f as printed, or with config.importance "unit_energy" f of norm 1 (importances).
+
     rho: [L], fp32.
     """
 
@@ -41,6 +43,7 @@ class AdaptiveRank(Method):
         self._rho_low = rho_of(torch.tensor([nu_for_rank(cap, q) for cap in caps], device=device))
         self._caps = torch.tensor(caps, device=device)
         self._rho_before: Tensor | None = None
+        self._unit_energy = config.importance == "unit_energy"
 
     @staticmethod
     def highest_rank(config: TrainConfig) -> int:
@@ -55,7 +58,7 @@ class AdaptiveRank(Method):
     def set_scales(self, step: int) -> None:
         """Λ of every component from the present ν, with gradient while the ranks may move."""
         rho = self.rho if self._moving(step) else self.rho.detach()
-        scales = importances(nu_of(rho), self.ranks())
+        scales = importances(nu_of(rho), self.ranks(), self._unit_energy)
         for adapter, scale in zip(self.adapters, scales, strict=True):
             adapter.scale = scale
 
@@ -137,7 +140,7 @@ class AdaptiveRank(Method):
     ) -> tuple[Tensor, Tensor]:
         """Rows filled..rank: A ~ N(0, 2/Σ_{j<rank} f²), B = 0 [section 3.3.1]."""
         count = rank - adapter.filled
-        std = (2.0 / sum_of_squares(nu, rank)) ** 0.5
+        std = (2.0 / sum_of_squares(nu, rank, self._unit_energy)) ** 0.5
         if self.config.init == "fan_in":
             std /= adapter.in_features**0.5
         a = std * torch.randn(count, adapter.in_features, generator=generator)

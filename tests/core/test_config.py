@@ -17,6 +17,7 @@ NAN = float("nan")
         ("targets", "everything"),
         ("dtype", "fp8"),
         ("regulariser", "max"),
+        ("importance", "flat"),
         ("init", "kaiming"),
         ("growth", "ones"),
         ("steps", 0),

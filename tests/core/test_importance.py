@@ -60,6 +60,22 @@ def test_mass_of_the_kept_rows_grows_with_nu_as_d_times_its_tail(nu, rank):
     assert float(leaf.grad) == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
 
+@pytest.mark.parametrize("nu", NUS)
+def test_of_unit_energy_only_the_shape_depends_on_nu(nu):
+    """The naive twin's values; Σ Λ² = 1 − e^{−2νD} has no other trace of ν; rank 1 can leave."""
+    leaf = torch.tensor([nu, nu], dtype=torch.float64, requires_grad=True)
+    ranks = [1, math.ceil(log_mass() / nu)]
+    alone, kept = importances(leaf, ranks, unit_energy=True)
+    first = kept.detach()[:20]
+    expected = [reference.unit_f(x, nu) for x in range(len(first))]
+    assert first.tolist() == pytest.approx(expected, rel=1e-9)
+    energy = float(kept.detach().square().sum())
+    assert energy == pytest.approx(sum_of_squares(nu, ranks[1], unit_energy=True), rel=1e-12)
+    assert 0.98 < energy < 1
+    alone.sum().backward()
+    assert leaf.grad[0] > 0
+
+
 def test_many_components_at_once_equal_each_alone_with_gradients():
     ranks = [1, 8, 64, 3]
     nu = torch.tensor(NUS, requires_grad=True)

@@ -30,6 +30,10 @@ RUNS = {
     "by the loss": ({"r_init": 5, "r_target": 3, "lambda_r": 1e-4, "rank_rate": 40.0}, BOTH),
     "give back": ({"r_init": 12, "r_target": 2, "lambda_r": 1.0, "shrink_patience": 4}, {"shrink"}),
     "hold and freeze": ({"r_init": 4, "r_target": 9, "rank_hold": 0.2, "rank_freeze": 0.3}, BOTH),
+    "unit energy": (
+        {"r_init": 5, "r_target": 3, "rank_rate": 40.0, "importance": "unit_energy"},
+        BOTH,
+    ),
     "accumulate": (
         {"r_init": 4, "r_target": 9, "batch_size": 2, "gradient_accumulation": 2, "init": "fan_in"},
         BOTH,
@@ -100,7 +104,8 @@ def test_training_equals_the_naive_twin(name):
         nu, rank = result.ranks[f"toy.{c.name}"]
         assert rank == c.rank
         assert nu == pytest.approx(c.nu, rel=1e-4 * slack)
-        rows = torch.stack([reference.f(x, c.nu) * c.a[x].value for x in range(rank)])
+        scale = reference.IMPORTANCES[config.importance]
+        rows = torch.stack([scale(x, c.nu) * c.a[x].value for x in range(rank)])
         columns = torch.stack([c.b[x].value for x in range(rank)], 1)
         torch.testing.assert_close(down.double(), rows, rtol=1e-3, atol=5e-5 * slack)
         torch.testing.assert_close(up.double(), columns, rtol=1e-3, atol=5e-5 * slack)
