@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from lora2_core.drawn_world import load_subjects
+from lora2_core.drawn_world import Subject, load_subjects
 from lora2_core.drawn_world.subjects import BUNDLED
 from lora2_core.errors import LoRA2Error
 
@@ -25,19 +25,18 @@ def main() -> None:
             _judges(options)
         elif options.stage == "tune":
             tune.tune(
-                options.results, load_subjects(options.subjects)[options.subject],
+                options.results, _chosen(options, [options.subject])[0],
                 options.contestants, options.steps, options.jobs, deadline,
             )  # fmt: skip
         elif options.stage == "run":
-            subjects = load_subjects(options.subjects)
-            chosen = options.only or [name for name in subjects if name != options.without]
             schedule.run(
-                options.results, options.work, [subjects[name] for name in chosen],
-                options.seeds, options.contestants, options.steps, options.jobs, deadline,
+                options.results, None if options.no_pictures else _work(options),
+                _chosen(options, options.only), options.seeds, options.contestants,
+                options.steps, options.jobs, deadline,
             )  # fmt: skip
         else:
             _table(options)
-    except (LoRA2Error, KeyError) as error:
+    except LoRA2Error as error:
         sys.exit(f"{error}")
 
 
@@ -64,9 +63,8 @@ def _parser() -> argparse.ArgumentParser:
         )  # fmt: skip
     tuning.add_argument("--subject", default="garden vase", help="the one to tune on")
     running.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    running.add_argument(
-        "--only", nargs="+", metavar="SUBJECT", help="all but --without if missing"
-    )
+    running.add_argument("--only", nargs="+", metavar="SUBJECT", help="not all but --without")
+    running.add_argument("--no-pictures", action="store_true", help="losses alone; no judges")
     for stage in (running, telling):
         stage.add_argument("--without", default="garden vase", help="the one tuned on")
     return parser
@@ -80,6 +78,15 @@ def _judges(options: argparse.Namespace) -> None:
     }
     store.write(options.results / "judges.json", found)
     print(json.dumps(found, indent=2))
+
+
+def _chosen(options: argparse.Namespace, names: list[str] | None) -> list[Subject]:
+    """Those subjects of the file; all but the one tuned on if no names are given."""
+    subjects = load_subjects(options.subjects)
+    for name in names or []:
+        if name not in subjects:
+            raise LoRA2Error(f"subject is {name!r}; choose one of {', '.join(subjects)}")
+    return [subjects[name] for name in names or subjects if names or name != options.without]
 
 
 def _work(options: argparse.Namespace) -> Path:

@@ -68,6 +68,9 @@ _ALL = [
     Contestant("lora2_frozen", {"rank_freeze": 1.0}),  # Λ as it starts: what ν itself is worth
     _with_own_rate("lora2_fan_in", init="fan_in"),
     Contestant("lora2_hold", {"rank_hold": 0.1}),
+    _with_own_rate("lora2_unit", importance="unit_energy"),
+    _with_own_rate("lora2_unit_hold", importance="unit_energy", rank_hold=0.1),
+    _with_own_rate("lora2_unit_fan_in", importance="unit_energy", init="fan_in", rank_hold=0.1),
     Contestant("lora2_slow", {"rank_hold": 0.1, "rank_rate": 3.0}),
     Contestant("lora2_weak_term", {"lambda_r": 1e-5}),
     Contestant("lora2_strong_term", {"lambda_r": 1e-3}),

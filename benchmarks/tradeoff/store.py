@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -56,22 +56,20 @@ def collect(
 ) -> tuple[list[dict], list[str]]:
     """(records of the present weights, the present judges and these subjects; files refused)."""
     judges = read(results / "judges.json")
-    expected = {"weights": weights_stamp(), "judges": judges and judges["stamp"], "steps": steps}
+    known = {None, judges and judges["stamp"]}  # None: losses alone
     found, refused = [], []
     for path in sorted((results / "runs").glob("*.json")):
         record = read(path)
-        if record["subject"] not in subjects:
+        subject, stamp = subjects.get(record["subject"]), record["stamp"]
+        if subject is None:
             continue
-        look = {"look": look_stamp(subjects[record["subject"]])}
-        if _agrees(record["stamp"], (expected | look).items()):
+        current = (weights_stamp(), look_stamp(subject), steps)
+        made = stamp["weights"], stamp["look"], stamp["steps"]
+        if stamp["judges"] in known and made == current:
             found.append(record)
         else:
             refused.append(path.name)
     return found, refused
-
-
-def _agrees(stamp: Mapping, items: Iterable[tuple[str, object]]) -> bool:
-    return all(stamp[key] == value for key, value in items)
 
 
 def _digest(data: bytes) -> str:

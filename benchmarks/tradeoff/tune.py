@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from lora2_core.config import TrainConfig
@@ -22,6 +23,7 @@ LIMITS = (1e-5, 0.3)
 SEEDS = (0, 1)
 AXES: dict[str, tuple] = {  # of LoRA², one after the other, each at what the ones before chose
     "init": ("printed", "fan_in"),
+    "importance": ("printed", "unit_energy"),
     "rank_hold": (0.0, 0.1, 0.3),
     "lambda_r": (1e-5, 1e-4, 1e-3),
     "rank_rate": (3.0, 10.0, 30.0),
@@ -201,7 +203,7 @@ def _tried(
     for seed in SEEDS:
         if time.time() > deadline:
             raise _OutOfTime
-        lesson = Lesson(subject, seed)
+        lesson = _lesson(subject, seed)
         config = contestant.config(rate, steps, seed)
         order = batches(lesson.examples, batch_size=1, accumulation=1, seed=seed)
         try:
@@ -218,3 +220,8 @@ def _tried(
             }
         )
     return {name: round(sum(f[name] for f in found) / len(found), 5) for name in found[0]}
+
+
+@lru_cache(maxsize=len(SEEDS))
+def _lesson(subject: Subject, seed: int) -> Lesson:
+    return Lesson(subject, seed)

@@ -166,6 +166,26 @@ def test_the_budget_of_a_share_of_the_energy_keeps_it_and_no_direction_more():
 # tuning
 
 
+@pytest.fixture
+def tiny(monkeypatch):
+    """Probes of a few pictures."""
+    for name in ("_SUBJECT", "_GENERAL", "_KIND"):
+        monkeypatch.setattr(lesson, name, (2, 2))
+    caches = (
+        lesson._general,
+        lesson._kind,
+        measure._reader,
+        measure._identity,
+        measure._portrait,
+        tune._lesson,
+    )
+    for cached in caches:
+        cached.cache_clear()
+    yield
+    for cached in caches:
+        cached.cache_clear()
+
+
 def test_the_search_leaves_the_grid_until_its_best_is_inside():
     tried = []
 
@@ -199,6 +219,30 @@ def test_rates_that_were_tuned_on_other_weights_are_refused(tmp_path):
         tune.Choices({"lora2": 1e-3}, {}).config(CONTESTANTS["lora_4"], 10, 0)
 
 
+def test_tuning_stops_in_time_goes_on_and_keeps_its_evidence(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(tune, "SEEDS", (0,))
+    monkeypatch.setattr(tune, "LIMITS", (2e-4, 4e-3))
+    monkeypatch.setattr(tune, "AXES", {"rank_hold": (0.0, 0.5)})
+    subject, names = SUBJECTS["mint mug"], ["base", "lora2", "lora2_hold", "lora2_tuned"]
+
+    def tuned(deadline=math.inf):
+        tune.tune(tmp_path, subject, names, 2, 1, deadline)
+        return store.read(tmp_path / "tuning.json")
+
+    assert tuned(deadline=0)["rates"] == {}
+    record = tuned()
+    assert record["rates"].keys() == {"lora2", "lora2_tuned"}
+    tried = record["evidence"]["lora2"]
+    assert len(tried) >= 3
+    best = min(tried, key=lambda rate: tried[rate]["subject"])
+    assert record["rates"]["lora2"] == float(best)
+    assert record["evidence"]["lora2_tuned"].keys() == {"default", "rank_hold 0.5"}
+    choices = tune.load(tmp_path)
+    assert choices.config(CONTESTANTS["lora2_tuned"], 2, 0).rank_hold in (0.0, 0.5)
+    monkeypatch.setattr(tune, "train", None)
+    assert tuned() == record
+
+
 def test_every_contestant_is_a_valid_configuration():
     choices = tune.Choices(dict.fromkeys(CONTESTANTS, 1e-3), {"rank_hold": 0.1})
     configs = {
@@ -223,19 +267,6 @@ def test_a_result_of_another_stamp_is_no_result(tmp_path):
     assert store.read(path, {"weights": "a"}) and store.read(path, {"weights": "b"}) is None
     assert store.read(tmp_path / "none.json") is None
     assert [p.name for p in path.parent.iterdir()] == [path.name]
-
-
-@pytest.fixture
-def tiny(monkeypatch):
-    """Probes of a few pictures."""
-    for name in ("_SUBJECT", "_GENERAL", "_KIND"):
-        monkeypatch.setattr(lesson, name, (2, 2))
-    caches = (lesson._general, lesson._kind, measure._reader, measure._identity, measure._portrait)
-    for cached in caches:
-        cached.cache_clear()
-    yield
-    for cached in caches:
-        cached.cache_clear()
 
 
 def test_runs_are_made_once_and_again_for_other_weights(tiny, tmp_path, monkeypatch):
