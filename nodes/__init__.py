@@ -3,6 +3,8 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .compress import LoRA2Compress
+from .demo_model import LoRA2DemoModel
+from .demo_pictures import LoRA2DemoPictures
 from .expand import LoRA2ExpandRanks
 from .heatmap import LoRA2RankHeatmap
 from .load import LoRA2Load
@@ -25,4 +27,6 @@ class LoRA2Extension(ComfyExtension):
             LoRA2Compress,
             LoRA2ExpandRanks,
             LoRA2RankHeatmap,
+            LoRA2DemoModel,
+            LoRA2DemoPictures,
         ]

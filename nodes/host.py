@@ -1,4 +1,7 @@
-"""The only file that imports the host: its model, memory, progress, interrupt and folders."""
+"""The host's model, memory, progress, interrupt and folders.
+
+Of the pack only this file and host_demo.py import the host.
+"""
 
 import asyncio
 import logging

@@ -11,15 +11,16 @@ from ..backbones.diffusers_unet import DiffusersUNet
 def sigmas(denoiser: DiffusersUNet, steps: int) -> tuple[Tensor, Tensor]:
     """(σ [steps + 1], falling to 0; t [steps]): evenly spaced times from the noisiest to the first.
 
-    σ = √(1/snr); between whole times log σ is interpolated, and the network is told the nearest
-    whole time. This is what ComfyUI does with its `normal` scheduler.
+    σ = √(1/snr); between whole times log σ is interpolated, and the network is told the whole time
+    whose log σ is nearest. This is what ComfyUI does with its `normal` scheduler.
     """
-    logs = -0.5 * denoiser.snr(torch.arange(denoiser.timesteps)).log()
+    # halfway between two times the last bit decides, and it is to decide as ComfyUI's does
+    logs = -0.5 * denoiser.snr(torch.arange(denoiser.timesteps)).double().log()
     t = torch.linspace(denoiser.timesteps - 1, 0, steps)
-    low = t.floor().long()
-    high = t.ceil().long()
-    found = torch.lerp(logs[low], logs[high], t.frac()).exp()
-    return torch.cat([found, torch.zeros(1)]), t.round()
+    low, high, share = t.floor().long(), t.ceil().long(), t.frac().double()
+    found = torch.lerp(logs[low], logs[high], share).exp().float()
+    told = (found.log()[:, None] - logs.float()).abs().argmin(1)
+    return torch.cat([found, torch.zeros(1)]), told.float()
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from .shapes import TEXT_WIDTH
 
 TOKENS = 24
+WORDS = TOKENS - 2  # room for <start> and one <end>
 _SPECIAL = ("<end>", "<start>", "<unknown>")
 
 
@@ -24,9 +25,16 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """TOKENS ids. A word that the model has not seen becomes <unknown>."""
+        return self.framed(self.word_ids(text))
+
+    def word_ids(self, text: str) -> list[int]:
+        """The ids of the words alone, however many."""
         unknown = self._ids["<unknown>"]
-        found = [self._ids.get(word, unknown) for word in re.findall(r"[^\W_]+", text.lower())]
-        ids = [self._ids["<start>"], *found[: TOKENS - 2]]
+        return [self._ids.get(word, unknown) for word in re.findall(r"[^\W_]+", text.lower())]
+
+    def framed(self, words: Sequence[int]) -> list[int]:
+        """TOKENS ids: the words' between <start> and <end>."""
+        ids = [self._ids["<start>"], *words[:WORDS]]
         return ids + [self._ids["<end>"]] * (TOKENS - len(ids))
 
 

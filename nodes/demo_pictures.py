@@ -1,0 +1,52 @@
+"""LoRA² Demo Pictures."""
+
+from comfy_api.latest import io
+from PIL import Image
+
+from ..lora2_core.drawn_world import load_subjects, photograph
+from . import host
+from .sockets import CATEGORY
+
+
+class LoRA2DemoPictures(io.ComfyNode):
+    """Pictures of one subject of the drawn world, to learn it from."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoRA2DemoPictures",
+            display_name="LoRA² Demo Pictures",
+            category=CATEGORY,
+            description="Draws pictures of one subject in different places, with captions.",
+            inputs=[
+                io.Combo.Input(
+                    "subject",
+                    options=list(load_subjects()),
+                    default="star robot",
+                    tooltip="An individual that LoRA² Demo Model has never seen.",
+                ),
+                io.Int.Input("count", default=5, min=1, max=32, tooltip="How many pictures of it."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFF_FFFF_FFFF_FFFF,
+                    control_after_generate=False,
+                    tooltip="Of the places, sizes and angles.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    display_name="images", is_output_list=True, tooltip="128 px, one at a time."
+                ),
+                io.String.Output(
+                    display_name="captions", is_output_list=True, tooltip="What each one shows."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, subject, count, seed) -> io.NodeOutput:
+        pictures = photograph(load_subjects()[subject], count, seed)
+        images = [host.image(Image.fromarray(picture)) for picture, _ in pictures]
+        return io.NodeOutput(images, [caption for _, caption in pictures])
