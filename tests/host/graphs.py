@@ -1,5 +1,6 @@
 """Graphs that the tests of our nodes share."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,9 +34,7 @@ def dataset(host: ComfyHost, graph: Graph, clip: list, vae: list, size: int = 12
     folder = host.add_images(PHOTOGRAPHS, f"dog{size}", size=size)
     images = graph.node("LoadImageDataSetFromFolder", folder=folder)
     caption = graph.node("PrimitiveString", value="a photo of a sks dog")
-    return graph.node(
-        "MakeTrainingDataset", images=images[0], vae=vae, clip=clip, texts=caption[0]
-    )
+    return graph.node("MakeTrainingDataset", images=images[0], vae=vae, clip=clip, texts=caption[0])
 
 
 def training(host: ComfyHost, checkpoint: str = "small_koala", **settings) -> tuple[Graph, Node]:
@@ -112,6 +111,34 @@ def sample(
     stored = graph.node("SaveLatent", samples=sampler[0], filename_prefix="latents/sample")
     run = host.run(graph)
     return load_file(host.file(run.outputs[stored.id]["latents"][0]))["latent_tensor"]
+
+
+def template(host: ComfyHost, name: str, **changed: dict) -> tuple[Graph, dict[str, str]]:
+    """A shipped workflow in the server's format, and title or type → node id.
+
+    changed: node type → inputs that differ. Widgets' values are told apart as the page does it.
+    """
+    stored = json.loads((ROOT / "workflows" / f"{name}.json").read_text("utf-8"))
+    sources = {link[0]: [str(link[1]), link[2]] for link in stored["links"]}
+    graph, ids = Graph(), {}
+    for node in stored["nodes"]:
+        kind, number = node["type"], str(node["id"])
+        if kind == "MarkdownNote":
+            continue
+        declared = host.object_info(kind)["input"]
+        declared = declared.get("required", {}) | declared.get("optional", {})
+        values, inputs = iter(node.get("widgets_values", [])), {}
+        for slot in node["inputs"]:
+            if slot["link"] is not None:
+                inputs[slot["name"]] = sources[slot["link"]]
+            elif "widget" in slot:
+                inputs[slot["name"]] = next(values)
+                if declared[slot["name"]][1].get("control_after_generate"):
+                    next(values)  # whether the page changes it after a run
+        assert next(values, None) is None, f"{kind} has more values than widgets"
+        graph[number] = {"class_type": kind, "inputs": inputs | changed.get(kind, {})}
+        ids[node.get("title", kind)] = number
+    return graph, ids
 
 
 def forget(host: ComfyHost) -> None:

@@ -109,15 +109,18 @@ def main() -> None:
         checkpoint = checkpoints.place(host, "small_koala")
         host.add_images(graphs.PHOTOGRAPHS, "my_subject", size=128)
         (host.base / "models" / "loras" / "my_subject.safetensors").touch()
-        with open_page(browser, host, "classic", width=2300, height=1500) as page:
+        with open_page(browser, host, "classic", width=2300, height=2000) as page:
             if "train" in wanted:
                 pictures_of_training(page, checkpoint)
             for name in TEMPLATES:
                 if name in wanted:
                     page.load(template(name))
                     page.refresh()
-                    node, chosen = CHOICES[name]
-                    page.set(node, **chosen)
+                    if name in CHOICES:
+                        node, chosen = CHOICES[name]
+                        page.set(node, **chosen)
+                    else:  # nothing to choose: its pictures are what is worth seeing
+                        page.run(timeout=600)
                     picture = picture_of_graph(page)
                     write(picture, ROOT / "workflows" / f"{name}.jpg", 800, 60 * 1024)
 

@@ -22,7 +22,7 @@ from playwright.sync_api import Browser, ConsoleMessage, sync_playwright
 from playwright.sync_api import Page as Tab
 
 RENDERERS = ("classic", "vue")
-TEMPLATES = ("lora2_train", "lora2_generate", "lora2_merge", "lora2_compress")
+TEMPLATES = ("lora2_train", "lora2_generate", "lora2_merge", "lora2_compress", "lora2_demo")
 _CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 _FLAGS = (
     "--no-sandbox",

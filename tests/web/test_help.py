@@ -12,6 +12,8 @@ NODES = {
     "LoRA2Merge": "lora2_merge",
     "LoRA2Compress": "lora2_compress",
     "LoRA2RankHeatmap": "lora2_train",
+    "LoRA2DemoModel": "lora2_demo",
+    "LoRA2DemoPictures": "lora2_demo",
 }
 
 

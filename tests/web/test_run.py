@@ -1,7 +1,9 @@
-"""Both templates run in the page, as a new user would run them, and say what they did."""
+"""The templates run in the page, as a new user would run them, and say what they did."""
 
 import re
+import time
 
+import pytest
 from host import checkpoints, graphs
 from web.page import RENDERERS, template
 
@@ -71,6 +73,28 @@ def test_merge_then_compress(page, web_host):
     said = page.run()[page.node_id("LoRA2Compress")]["text"][0]
     assert "→ 1.0," in said
     assert page.overlaps() == []
+    assert page.complaints() == []
+
+
+@pytest.mark.slow
+def test_the_demo_as_it_is_shipped_takes_less_than_three_minutes(page, web_host):
+    page.load(template("lora2_demo"))
+    began = time.monotonic()
+    # the second renderer finds the results of the first, and has only to show them
+    outputs = page.run(timeout=600)
+    assert time.monotonic() - began < 180  # on two CPU cores
+    nodes = page.graph()["nodes"]
+    shown = {n["title"]: outputs[str(n["id"])] for n in nodes if n["type"] == "PreviewImage"}
+    assert len(shown["Learned from"]["images"]) == 5
+    without, with_it = (
+        [web_host.image(entry).tobytes() for entry in shown[f"{which} the adapter"]["images"]]
+        for which in ("Without", "With")
+    )
+    assert len(without) == len(with_it) == 4
+    assert not set(without) & set(with_it)
+    ranks = outputs[page.node_id("LoRA2RankHeatmap")]["lora2_ranks"][0]["report"]["totals"]
+    assert f"mean rank {ranks['mean_rank']:.1f}" in page.text_in("LoRA2RankHeatmap")
+    assert page.overlaps() == []  # nodes grow when they have something to show
     assert page.complaints() == []
 
 
