@@ -71,6 +71,8 @@ _ALL = [
     _with_own_rate("lora2_unit", importance="unit_energy"),
     _with_own_rate("lora2_unit_hold", importance="unit_energy", rank_hold=0.1),
     _with_own_rate("lora2_unit_fan_in", importance="unit_energy", init="fan_in", rank_hold=0.1),
+    # of q = 0.9, raising ν brings in the tenth of the mass that is cut off, whatever is learned
+    Contestant("lora2_quantile", {"quantile": 0.99, "rank_hold": 0.1}),
     Contestant("lora2_slow", {"rank_hold": 0.1, "rank_rate": 3.0}),
     Contestant("lora2_weak_term", {"lambda_r": 1e-5}),
     Contestant("lora2_strong_term", {"lambda_r": 1e-3}),

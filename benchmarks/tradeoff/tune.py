@@ -29,6 +29,12 @@ AXES: dict[str, tuple] = {  # of LoRA², one after the other, each at what the o
     "rank_rate": (3.0, 10.0, 30.0),
     "r_init": (4, 16, 32),
 }
+_SAME_SCALE = {  # (init, importance) → who was tuned at that scale of the update
+    ("printed", "printed"): REFERENCE,
+    ("fan_in", "printed"): "lora2_fan_in",
+    ("printed", "unit_energy"): "lora2_unit",
+    ("fan_in", "unit_energy"): "lora2_unit_fan_in",
+}
 _CLOSE = 0.01  # of the base's loss: within it the smaller file is the better one
 TUNED = "lora2_tuned"
 
@@ -149,7 +155,7 @@ def _rate_of(
 def _tune_settings(
     record: dict, file: Path, subject: Subject, steps: int, jobs: int, deadline: float
 ) -> None:
-    """Axis by axis; a change of the initialisation comes with its own rate."""
+    """Axis by axis; a change of the update's scale comes with its own rate."""
     default = TrainConfig.preset("small")
     evidence = record["evidence"].setdefault(TUNED, {})
     chosen: dict[str, object] = {}
@@ -191,8 +197,9 @@ def _key(changes: Mapping[str, object]) -> str:
 
 
 def _rate_for(settings: Mapping[str, object], rates: Mapping[str, float]) -> float:
-    fan_in = settings.get("init") == "fan_in" and "lora2_fan_in" in rates
-    return rates["lora2_fan_in" if fan_in else REFERENCE]
+    """What was found for this initialisation and importance, or for the default."""
+    kind = settings.get("init", "printed"), settings.get("importance", "printed")
+    return rates.get(_SAME_SCALE[kind], rates[REFERENCE])
 
 
 def _tried(

@@ -210,6 +210,15 @@ def test_of_equal_losses_the_smaller_file_is_preferred_and_then_the_default():
     assert tune.preferred(tried, 1) == 2
 
 
+def test_settings_are_tried_at_the_rate_of_their_scale():
+    rates = {"lora2": 1.0, "lora2_fan_in": 2.0, "lora2_unit_fan_in": 3.0}
+    assert tune._rate_for({"rank_hold": 0.3}, rates) == 1.0
+    assert tune._rate_for({"init": "fan_in"}, rates) == 2.0
+    assert tune._rate_for({"init": "fan_in", "importance": "unit_energy"}, rates) == 3.0
+    assert tune._rate_for({"importance": "unit_energy"}, rates) == 1.0  # not tuned
+    assert set(tune._SAME_SCALE.values()) <= CONTESTANTS.keys()
+
+
 def test_rates_that_were_tuned_on_other_weights_are_refused(tmp_path):
     record = {"stamp": {"weights": "others"}, "rates": {"lora2": 1e-3}, "settings": {}}
     store.write(tmp_path / "tuning.json", record)
