@@ -26,8 +26,9 @@ SEEDS = (1000, 2000, 3000)  # of the noise that pictures are drawn from
 def losses(lesson: Lesson, factors: Factors) -> dict[str, dict[str, float]]:
     """Probe → loss, the base's, and their ratio less 1; below 0 it has learned."""
     found = {}
+    probes = lesson.probes  # made here, or the base's losses would be those of the adapter
     with applied(denoiser(), factors):
-        for name, (probe, base) in lesson.probes.items():
+        for name, (probe, base) in probes.items():
             loss = probe.loss(denoiser())
             found[name] = {"loss": loss, "base": base, "relative": round(loss / base - 1, 6)}
     return found

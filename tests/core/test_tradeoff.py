@@ -228,6 +228,18 @@ def test_rates_that_were_tuned_on_other_weights_are_refused(tmp_path):
         tune.Choices({"lora2": 1e-3}, {}).config(CONTESTANTS["lora_4"], 10, 0)
 
 
+def test_the_base_is_measured_without_the_adapter_even_if_that_comes_first(tiny):
+    fresh = lesson.Lesson(SUBJECTS["mint mug"], 0)
+    modules = lesson.model().unet.named_modules()
+    name, layer = next((n, m) for n, m in modules if n.endswith("attn1.to_q"))
+    name = lesson.denoiser().module_name(name)
+    change = {name: (torch.ones(1, layer.in_features), torch.ones(layer.out_features, 1))}
+    changed, base = measure.losses(fresh, change), measure.losses(fresh, {})
+    for probe in ("subject", "general", "kind"):
+        assert changed[probe]["base"] == base[probe]["base"] == base[probe]["loss"]
+        assert changed[probe]["loss"] != base[probe]["loss"]
+
+
 def test_tuning_stops_in_time_goes_on_and_keeps_its_evidence(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(tune, "SEEDS", (0,))
     monkeypatch.setattr(tune, "LIMITS", (2e-4, 4e-3))
