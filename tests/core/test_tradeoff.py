@@ -231,7 +231,7 @@ def test_rates_that_were_tuned_on_other_weights_are_refused(tmp_path):
 def test_the_base_is_measured_without_the_adapter_even_if_that_comes_first(tiny):
     fresh = lesson.Lesson(SUBJECTS["mint mug"], 0)
     modules = lesson.model().unet.named_modules()
-    name, layer = next((n, m) for n, m in modules if n.endswith("attn1.to_q"))
+    name, layer = next((n, m) for n, m in modules if n.endswith("attn2.to_out.0"))
     name = lesson.denoiser().module_name(name)
     change = {name: (torch.ones(1, layer.in_features), torch.ones(layer.out_features, 1))}
     changed, base = measure.losses(fresh, change), measure.losses(fresh, {})
