@@ -1,72 +1,79 @@
-"""A run that needs nothing but this package: SDXL's structure at a sixteenth of its width.
-
-The network has random weights, so the run shows that training, ranks and files work; a picture
-drawn with it would mean nothing.
-"""
+"""One subject of the drawn world, learned by the bundled model and drawn in places it never was."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
-import torch
-from diffusers import UNet2DConditionModel
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
+from .applied import applied
 from .backbones.diffusers_unet import DiffusersUNet
 from .config import TrainConfig
-from .data import Example, batches
+from .data import batches
+from .demo_model import bundled, checkpoint, studio
+from .drawn_world import BACKGROUNDS, Subject, photograph
 from .train import StepInfo, TrainResult, train
 
-_TOKENS, _CONTEXT, _POOLED, _TIME_IDS, _TIME_DIM = 77, 64, 32, 6, 16
-_SIZE = 16  # latent side
-_IMAGES = 5
+PICTURES = 5
+_GAP, _LEFT, _LINE = 6, 92, 22  # of the contact sheet, px
+_INK, _PAPER = (34, 34, 40), (252, 252, 250)
 
 
-def tiny_unet(seed: int) -> UNet2DConditionModel:
-    """SDXL's blocks, depths and 560 attention projections, 32 to 128 channels wide."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return UNet2DConditionModel(
-            sample_size=_SIZE,
-            block_out_channels=(32, 64, 128),
-            layers_per_block=2,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-            transformer_layers_per_block=(1, 2, 10),
-            attention_head_dim=(1, 2, 4),
-            cross_attention_dim=_CONTEXT,
-            use_linear_projection=True,
-            addition_embed_type="text_time",
-            addition_time_embed_dim=_TIME_DIM,
-            projection_class_embeddings_input_dim=_POOLED + _TIME_IDS * _TIME_DIM,
-            norm_num_groups=8,
-        )
+@dataclass(frozen=True)
+class DemoRun:
+    """pictures: what was learned from, with captions. prompts: of both rows of drawings."""
+
+    pictures: list[tuple[np.ndarray, str]]
+    prompts: list[str]
+    before: list[Image.Image]
+    after: list[Image.Image]
+    result: TrainResult
 
 
-def examples(seed: int) -> list[Example]:
-    """Random latents and conditioning of the tiny network's shapes."""
-    generator = torch.Generator().manual_seed(seed)
-    time_ids = torch.tensor([[128.0, 128.0, 0.0, 0.0, 128.0, 128.0]])
+def run(
+    subject: Subject, config: TrainConfig, on_step: Callable[[StepInfo], None] | None = None
+) -> DemoRun:
+    """Trains on PICTURES pictures of the subject; draws it from equal noise before and after.
 
-    def noise(*shape):
-        return torch.randn(*shape, generator=generator)
-
-    return [
-        Example(
-            noise(1, 4, _SIZE, _SIZE),
-            {
-                "context": noise(1, _TOKENS, _CONTEXT),
-                "pooled": noise(1, _POOLED),
-                "time_ids": time_ids,
-            },
-        )
-        for _ in range(_IMAGES)
-    ]
-
-
-def run(config: TrainConfig, on_step: Callable[[StepInfo], None] | None = None) -> TrainResult:
-    """Trains an adapter for the tiny network."""
+    Raises LoRA2Error if the bundled weights are missing or damaged.
+    """
+    model = checkpoint.load(bundled.weights())
+    denoiser = DiffusersUNet(model.unet)
+    pictures = photograph(subject, PICTURES, config.seed)
+    seen = " ".join(caption for _, caption in pictures)
+    unseen = [place for place in BACKGROUNDS if place not in seen]
+    prompts = [f"a sks {subject.kind} {place}" for place in unseen[:PICTURES]]
+    before = studio.draw(model, prompts, config.seed)
     order = batches(
-        examples(config.seed),
+        studio.examples(model, pictures),
         batch_size=config.batch_size,
         accumulation=config.gradient_accumulation,
         seed=config.seed,
     )
-    return train(DiffusersUNet(tiny_unet(config.seed)), order, config, on_step)
+    result = train(denoiser, order, config, on_step)
+    with applied(denoiser, result.factors):
+        after = studio.draw(model, prompts, config.seed)
+    return DemoRun(pictures, prompts, before, after, result)
+
+
+def contact_sheet(run: DemoRun) -> Image.Image:
+    """Three rows: the pictures learned from, and the drawings before and after."""
+    given = [Image.fromarray(picture) for picture, _ in run.pictures]
+    rows = (("learned from", given), ("before", run.before), ("after", run.after))
+    side = given[0].width
+    step = side + _GAP
+    size = _LEFT + len(given) * step, len(rows) * step + 2 * _LINE + _GAP
+    sheet = Image.new("RGB", size, _PAPER)
+    pen = ImageDraw.Draw(sheet)
+    font, small = ImageFont.load_default(13), ImageFont.load_default(9)
+    for row, (name, images) in enumerate(rows):
+        y = _GAP + row * step + (_LINE if row else 0)
+        pen.text((_LEFT - 8, y + side / 2), name, _INK, font, anchor="rm")
+        captions = run.prompts if row else [caption for _, caption in run.pictures]
+        for column, (image, caption) in enumerate(zip(images, captions, strict=True)):
+            x = _LEFT + column * step
+            sheet.paste(image, (x, y))
+            if row != 1:
+                where = caption.partition("sks ")[2]
+                pen.text((x + side / 2, y + side + 9), where, _INK, small, anchor="mm")
+    return sheet

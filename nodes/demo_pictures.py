@@ -22,7 +22,7 @@ class LoRA2DemoPictures(io.ComfyNode):
                 io.Combo.Input(
                     "subject",
                     options=list(load_subjects()),
-                    default="star robot",
+                    default="tiger clock",
                     tooltip="An individual that LoRA² Demo Model has never seen.",
                 ),
                 io.Int.Input("count", default=5, min=1, max=32, tooltip="How many pictures of it."),

@@ -1,19 +1,35 @@
 """The whole thing in two minutes."""
 
 import argparse
+import json
 from pathlib import Path
 
-from .. import adapter_file, demo
+from .. import adapter_file, demo, rank_picture
 from ..config import METHODS, TrainConfig
+from ..drawn_world import load_subjects
+from ..drawn_world.subjects import BUNDLED
+from ..errors import LoRA2Error
 from ..packing import pack_result
+from ..rank_report import report
+from .folders import make_folder
 from .progress import Progress
+
+NAME = "lora2_demo"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument(
+        "--out", type=Path, default=Path("out"), help="folder for adapter, pictures and report"
+    )
+    parser.add_argument(
+        "--subject", default="tiger clock", help="what to learn: a name in the subjects' file"
+    )
+    parser.add_argument(
+        "--subjects", type=Path, default=BUNDLED, metavar="FILE", help="subjects of your own (JSON)"
+    )
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--method", choices=METHODS, default="lora2")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the adapter")
+    parser.add_argument("--seed", type=int, default=0, help="of places, noise and training")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -22,16 +38,35 @@ def run(options: argparse.Namespace) -> None:
         method=options.method,
         steps=options.steps,
         seed=options.seed,
-        learning_rate=1e-3,
-        lambda_r=1e-6,  # a random network gives ν a far smaller gradient than a trained one
+        learning_rate=1e-3,  # for a network this small
         dtype="fp32",
         gradient_checkpointing=False,
     )
-    print("A network of SDXL's structure with random weights: its pictures would mean nothing.")
-    result = demo.run(config, Progress())
-    _print_ranks(result.ranks)
-    path = adapter_file.write_new(pack_result(result), options.out, "lora2_demo", precision="fp16")
-    print(f"saved {path} ({path.stat().st_size / 1e6:.2f} MB)")
+    subjects = load_subjects(options.subjects)
+    if options.subject not in subjects:
+        raise LoRA2Error(
+            f"subject is {options.subject!r}; choose one of {', '.join(subjects)}, or give a file "
+            "with --subjects"
+        )
+    make_folder(options.out)
+    print(f"learns the {options.subject} from {demo.PICTURES} drawn pictures", flush=True)
+    found = demo.run(subjects[options.subject], config, Progress())
+    _print_ranks(found.result.ranks)
+    state = pack_result(found.result, trigger_words="sks", train_images=demo.PICTURES)
+    adapter = adapter_file.write_new(state, options.out, NAME, precision="fp16")
+    ranks = report(state)
+    pictures = {
+        adapter.with_name(f"{adapter.stem}_pictures.png"): demo.contact_sheet(found),
+        adapter.with_name(f"{adapter.stem}_ranks.png"): rank_picture.draw(ranks),
+    }
+    for path, picture in pictures.items():
+        picture.save(path)
+    told = adapter.with_suffix(".json")
+    losses = found.result.losses
+    told.write_text(json.dumps({"prompts": found.prompts, "losses": losses, "ranks": ranks}))
+    print(f"saved {adapter} ({adapter.stat().st_size / 1e6:.2f} MB)")
+    for path in (*pictures, told):
+        print(f"      {path}")
 
 
 def _print_ranks(ranks: dict[str, tuple[float | None, int]]) -> None:

@@ -15,7 +15,7 @@ from lora2_core.demo_model.state import SDXL_SCALE
 from lora2_core.drawn_world import load_subjects, photograph
 
 PROMPT = "a red boot on the beach"
-SUBJECT = "star robot"
+SUBJECT = "tiger clock"
 
 
 @pytest.fixture(scope="module")

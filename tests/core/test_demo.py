@@ -1,0 +1,90 @@
+"""The demo command, with few steps: what it writes, and what it refuses."""
+
+import json
+
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+from lora2_core.__main__ import main
+from lora2_core.commands import demo as command
+from lora2_core.demo_model import bundled
+
+STEPS = ["--steps", "3"]
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "new" / "out"
+
+
+def size(path):
+    with Image.open(path) as image:
+        return image.size
+
+
+def test_it_writes_adapter_pictures_ranks_and_report(out, capsys):
+    assert main(["demo", "--out", str(out), *STEPS]) == 0
+    said = capsys.readouterr().out
+    files = {path.suffix: path for path in out.iterdir() if path.suffix != ".png"}
+    pictures = sorted(out.glob("*.png"))
+    assert set(files) == {".safetensors", ".json"} and len(pictures) == 2
+    assert all(str(path) in said for path in (*files.values(), *pictures))
+    assert "step 3/3" in said and "mean rank" in said and "left" in said
+    state = load_file(files[".safetensors"])
+    ranks = {
+        key.removesuffix(".lora_down.weight"): len(tensor)
+        for key, tensor in state.items()
+        if key.endswith("lora_down.weight")
+    }
+    told = json.loads(files[".json"].read_text())
+    assert {c["name"]: c["rank"] for c in told["ranks"]["components"]} == ranks
+    assert len(told["losses"]) == 3 and len(told["prompts"]) == 5
+    width, height = size(pictures[0])
+    assert width > 5 * 128 and height > 3 * 128 and min(size(pictures[1])) > 100
+
+
+def test_a_second_run_replaces_nothing_and_one_seed_gives_one_adapter(out):
+    for _ in range(2):
+        main(["demo", "--out", str(out), *STEPS])
+    first, second = (load_file(path) for path in sorted(out.glob("*.safetensors")))
+    assert len(list(out.glob("*.png"))) == 4
+    assert all((first[key] == second[key]).all() for key in first)
+
+
+def test_a_subject_of_ones_own(out, tmp_path):
+    file = tmp_path / "mine.json"
+    file.write_text('{"lime vase": {"kind": "vase", "colours": ["#80ff00"]}}')
+    given = ["--subjects", str(file), "--subject", "lime vase"]
+    assert main(["demo", "--out", str(out), *STEPS, *given]) == 0
+    told = json.loads(next(out.glob("*.json")).read_text())
+    assert all("sks vase" in prompt for prompt in told["prompts"])
+
+
+def test_an_unknown_subject_is_named_beside_those_there_are(out, capsys):
+    assert main(["demo", "--out", str(out), "--subject", "unicorn"]) == 2
+    said = capsys.readouterr().err
+    assert "unicorn" in said and "tiger clock" in said and "--subjects" in said
+    assert not out.exists()
+
+
+def test_a_folder_that_cannot_be_made_is_found_before_training(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(command.demo, "run", lambda *_: pytest.fail("trained"))
+    (tmp_path / "file").write_text("")
+    assert main(["demo", "--out", str(tmp_path / "file" / "out")]) == 2
+    assert "choose another folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("harm", ["missing", "damaged"])
+def test_weights_that_are_not_whole_are_refused_with_the_way_out(
+    harm, out, tmp_path, capsys, monkeypatch
+):
+    weights = tmp_path / "weights.safetensors"
+    if harm == "damaged":
+        weights.write_bytes(bundled.WEIGHTS.read_bytes()[:-1])
+    monkeypatch.setattr(bundled, "WEIGHTS", weights)
+    bundled.weights.cache_clear()
+    assert main(["demo", "--out", str(out), *STEPS]) == 2
+    said = capsys.readouterr().err
+    assert weights.name in said and "git checkout" in said
+    bundled.weights.cache_clear()
