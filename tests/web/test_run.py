@@ -93,7 +93,7 @@ def test_the_demo_as_it_is_shipped_takes_less_than_three_minutes(page, web_host)
     assert len(without) == len(with_it) == 4
     assert not set(without) & set(with_it)
     ranks = outputs[page.node_id("LoRA2RankHeatmap")]["lora2_ranks"][0]["report"]["totals"]
-    assert f"mean rank {ranks['mean_rank']:.1f}" in page.text_in("LoRA2RankHeatmap")
+    assert f"mean rank {ranks['mean_rank']:.1f}" in page.tab.locator(".lora2-viewer").inner_text()
     assert page.overlaps() == []  # nodes grow when they have something to show
     assert page.complaints() == []
 
