@@ -109,7 +109,7 @@ def main() -> None:
         checkpoint = checkpoints.place(host, "small_koala")
         host.add_images(graphs.PHOTOGRAPHS, "my_subject", size=128)
         (host.base / "models" / "loras" / "my_subject.safetensors").touch()
-        with open_page(browser, host, "classic", width=2300, height=2000) as page:
+        with open_page(browser, host, "classic", width=2300, height=2500) as page:
             if "train" in wanted:
                 pictures_of_training(page, checkpoint)
             for name in TEMPLATES:
