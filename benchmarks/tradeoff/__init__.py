@@ -2,15 +2,16 @@
 
 On the bundled demo model, for every subject of a file and every seed:
 
-python -m benchmarks.tradeoff --work DIR judges   train what reads the pictures (once)
-python -m benchmarks.tradeoff --work DIR tune     learning rates and LoRA² choices, on one subject
-python -m benchmarks.tradeoff --work DIR run      train and measure; one JSON a run
-python -m benchmarks.tradeoff table               what came out: Markdown, and a Pareto picture
+python -m benchmarks.tradeoff tune     learning rates and LoRA² choices, on one subject
+python -m benchmarks.tradeoff run      train and measure; one JSON a run
+python -m benchmarks.tradeoff table    what came out: Markdown, and a Pareto picture
+python -m benchmarks.tradeoff judges   how those that read the pictures do on unseen renders
 
-DIR holds the judges alone; it may be a work folder of lora2_core.demo_model.recipe, whose pictures
-and judge are then used. Results go to benchmarks/results/tradeoff. Every stage goes on where it
-stopped, and `--minutes` stops it cleanly. Results of other weights, judges, settings or subjects
-are made again, and the table leaves them out. The picture needs matplotlib, the rest does not.
+The judges come with the code; where --judges DIR has none, the last command trains them, with the
+pictures of a work folder of lora2_core.demo_model.recipe. Results go to
+benchmarks/results/tradeoff. Every stage goes on where it stopped, and `--minutes` stops it cleanly.
+Results of other weights, judges, settings or subjects are made again, and the table leaves them
+out. The picture needs matplotlib, the rest does not.
 
 The primary metric is the denoising loss at fixed noise and times, on renders of the subject in
 places that were not trained on (fidelity) and on scenes without it (forgetting), both relative to

@@ -11,7 +11,7 @@ from lora2_core.drawn_world.subjects import BUNDLED
 from lora2_core.errors import LoRA2Error
 
 from . import __doc__ as usage
-from . import identity, pareto, reader, schedule, store, table, tune
+from . import identity, judges, pareto, reader, schedule, store, table, tune
 from .contestants import CONTESTANTS
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "tradeoff"
@@ -30,7 +30,7 @@ def main() -> None:
             )  # fmt: skip
         elif options.stage == "run":
             schedule.run(
-                options.results, None if options.no_pictures else _work(options),
+                options.results, None if options.no_pictures else options.judges,
                 _chosen(options, options.only), options.seeds, options.contestants,
                 options.steps, options.jobs, deadline,
             )  # fmt: skip
@@ -44,14 +44,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=usage, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--work", type=Path, help="folder of the judges")
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--judges", type=Path, default=judges.FOLDER, help="folder of the judges")
     parser.add_argument("--minutes", type=float, default=1e6, help="start nothing new after them")
     parser.add_argument("--jobs", type=int, default=2, help="processes, each with one thread")
     stages = parser.add_subparsers(dest="stage", required=True)
     stage = stages.add_parser("judges")
+    stage.add_argument("--work", type=Path, help="folder of the demo model's recipe")
     stage.add_argument("--pictures", type=int, default=12000, help="for the reader, if none exist")
-    stage.add_argument("--batches", type=int, default=400, help="for the network of individuals")
+    stage.add_argument("--batches", type=int, default=1200, help="for the network of individuals")
     tuning, running, telling = (stages.add_parser(name) for name in ("tune", "run", "table"))
     for stage in (tuning, running, telling):
         stage.add_argument("--subjects", type=Path, default=BUNDLED, metavar="FILE")
@@ -72,9 +73,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _judges(options: argparse.Namespace) -> None:
     found = {
-        "reader": reader.prepare(_work(options), options.pictures, options.jobs),
-        "identity": identity.prepare(options.work, options.batches, options.jobs),
-        "stamp": store.judges_stamp(options.work),
+        "reader": reader.prepare(options.judges, options.work, options.pictures, options.jobs),
+        "identity": identity.prepare(options.judges, options.batches, options.jobs),
+        "stamp": store.judges_stamp(options.judges),
     }
     store.write(options.results / "judges.json", found)
     print(json.dumps(found, indent=2))
@@ -87,13 +88,6 @@ def _chosen(options: argparse.Namespace, names: list[str] | None) -> list[Subjec
         if name not in subjects:
             raise LoRA2Error(f"subject is {name!r}; choose one of {', '.join(subjects)}")
     return [subjects[name] for name in names or subjects if names or name != options.without]
-
-
-def _work(options: argparse.Namespace) -> Path:
-    if options.work is None:
-        raise LoRA2Error("the judges need a folder; give --work DIR")
-    options.work.mkdir(parents=True, exist_ok=True)
-    return options.work
 
 
 def _table(options: argparse.Namespace) -> None:

@@ -15,9 +15,9 @@ from lora2_core.demo_model.recipe.autoencoder import to_tensor
 from lora2_core.demo_model.recipe.features import Features
 from lora2_core.drawn_world import Subject
 
+from . import judges
 from .individuals import FAMILY, VIEWS, family_views, individual, twin, views
 
-_FILE = "identity.pt"
 _FAMILIES = 4  # a batch
 _RATE = 2e-3
 _TEMPERATURE = 0.1
@@ -48,18 +48,15 @@ def contrastive(found: Tensor, owner: Tensor, temperature: float = _TEMPERATURE)
     return -(share.sum(1) / same.sum(1)).mean()
 
 
-def prepare(work: Path, batches: int, jobs: int) -> dict[str, float]:
-    """Trains it unless `work` has it; returns how it does on individuals it has not seen."""
-    file = work / _FILE
-    if not file.exists():
-        torch.save(_train(batches, jobs).state_dict(), file)
-    return held_out(load(work))
+def prepare(folder: Path, batches: int, jobs: int) -> dict[str, float]:
+    """Trains it unless the folder has it; returns how it does on individuals it has not seen."""
+    if not (folder / judges.IDENTITY).exists():
+        judges.save(_train(batches, jobs), folder / judges.IDENTITY)
+    return held_out(load(folder))
 
 
-def load(work: Path) -> Identity:
-    network = Identity().eval().requires_grad_(False)
-    network.load_state_dict(torch.load(work / _FILE, weights_only=True))
-    return network
+def load(folder: Path) -> Identity:
+    return judges.load(Identity, folder / judges.IDENTITY)
 
 
 @torch.no_grad()

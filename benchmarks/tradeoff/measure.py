@@ -34,30 +34,30 @@ def losses(lesson: Lesson, factors: Factors) -> dict[str, dict[str, float]]:
     return found
 
 
-def pictures(lesson: Lesson, work: Path, factors: Factors) -> dict[str, float]:
+def pictures(lesson: Lesson, judges: Path, factors: Factors) -> dict[str, float]:
     """Scores of what the model draws with the adapter; no factors: the base."""
     prompts = [caption(scene) for scene in lesson.asked]
     with applied(denoiser(), factors):
         drawn = [studio.draw(model(), prompts, seed) for seed in SEEDS]
     shown = [np.stack([np.asarray(picture) for picture in row]) for row in drawn]
-    return scores(lesson, work, shown)
+    return scores(lesson, judges, shown)
 
 
-def renders(lesson: Lesson, work: Path, coded: bool) -> dict[str, float]:
+def renders(lesson: Lesson, judges: Path, coded: bool) -> dict[str, float]:
     """Scores of real renders of the same scenes; coded: through the autoencoder and back."""
     shown = np.stack([render(scene, PICTURE) for scene in lesson.asked])
     if coded:
         back = model().decode(model().encode_pictures(to_tensor(shown)))
         shown = back.add(1).mul(127.5).round().byte().permute(0, 2, 3, 1).numpy()
-    return scores(lesson, work, [shown])
+    return scores(lesson, judges, [shown])
 
 
-def scores(lesson: Lesson, work: Path, shown: list[np.ndarray]) -> dict[str, float]:
+def scores(lesson: Lesson, judges: Path, shown: list[np.ndarray]) -> dict[str, float]:
     """Means over the seeds; recoloured pictures count for the colour and the place alone."""
     own = [index for index, scene in enumerate(lesson.asked) if scene.colour is None]
     rows = [
-        _portrait(work, lesson.subject, lesson.seed).read(row[own])
-        | reader.read(_reader(work), row, lesson.asked)
+        _portrait(judges, lesson.subject, lesson.seed).read(row[own])
+        | reader.read(_reader(judges), row, lesson.asked)
         for row in shown
     ]
     return {name: round(sum(row[name] for row in rows) / len(rows), 4) for name in rows[0]}
@@ -74,16 +74,16 @@ def size(factors: Factors, config: TrainConfig, nus: dict[str, float | None]) ->
 
 
 @lru_cache(maxsize=1)
-def _reader(work: Path):
-    return reader.load(work)
+def _reader(judges: Path):
+    return reader.load(judges)
 
 
 @lru_cache(maxsize=1)
-def _identity(work: Path):
-    return identity.load(work)
+def _identity(judges: Path):
+    return identity.load(judges)
 
 
 @lru_cache(maxsize=2)
-def _portrait(work: Path, subject: Subject, seed: int) -> Portrait:
+def _portrait(judges: Path, subject: Subject, seed: int) -> Portrait:
     shown = np.stack([render(scene, PICTURE) for scene in Lesson(subject, seed).unseen_renders])
-    return Portrait(_identity(work), subject, shown)
+    return Portrait(_identity(judges), subject, shown)

@@ -13,30 +13,38 @@ from lora2_core.demo_model.recipe.autoencoder import to_tensor
 from lora2_core.demo_model.recipe.judge import Judge
 from lora2_core.demo_model.shapes import PICTURE
 from lora2_core.drawn_world import COLOURS, Scene, labels, random_scene, render
+from lora2_core.errors import LoRA2Error
 
-_FILE = "judge.pt"
+from . import judges
+
 _HELD_OUT = 10**8
 
 
-def prepare(work: Path, count: int, jobs: int) -> dict[str, float]:
-    """Trains it unless `work` has it; returns its shares right on scenes it has not seen.
+def prepare(folder: Path, work: Path | None, count: int, jobs: int) -> dict[str, float]:
+    """Trains it unless the folder has it; returns its shares right on scenes it has not seen.
 
-    count: pictures to draw if `work` has none.
+    work: of the recipe, for its pictures and its judge; what is not there is made, of `count`
+    pictures. Raises LoRA2Error if there is something to train and no such folder.
     """
-    if not (work / _FILE).exists():
-        if not (work / "captions.json").exists():
-            training_set.draw(work, count, jobs)
-        judge.train(work)
+    if not (folder / judges.READER).exists():
+        if work is None:
+            raise LoRA2Error("to train the reader takes a folder for its pictures; give --work DIR")
+        work.mkdir(parents=True, exist_ok=True)
+        if not (work / "judge.pt").exists():
+            if not (work / "captions.json").exists():
+                training_set.draw(work, count, jobs)
+            judge.train(work)
+        network = Judge()
+        network.load_state_dict(torch.load(work / "judge.pt", weights_only=True))
+        judges.save(network, folder / judges.READER)
     rng = random.Random(_HELD_OUT)
     scenes = [random_scene(rng) for _ in range(200)]
     shown = np.stack([render(scene, PICTURE) for scene in scenes])
-    return _right(load(work), shown, [labels(scene) for scene in scenes])
+    return _right(load(folder), shown, [labels(scene) for scene in scenes])
 
 
-def load(work: Path) -> Judge:
-    network = Judge().eval().requires_grad_(False)
-    network.load_state_dict(torch.load(work / _FILE, weights_only=True))
-    return network
+def load(folder: Path) -> Judge:
+    return judges.load(Judge, folder / judges.READER)
 
 
 def read(network: Judge, pictures: np.ndarray, scenes: Sequence[Scene]) -> dict[str, float]:

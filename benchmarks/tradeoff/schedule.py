@@ -15,7 +15,7 @@ from .workers import each
 
 def run(
     results: Path,
-    work: Path | None,
+    judges: Path | None,
     subjects: Sequence[Subject],
     seeds: Sequence[int],
     names: Sequence[str],
@@ -25,7 +25,7 @@ def run(
 ) -> None:
     """All subjects at the first seed, then at the next; what is there already is kept.
 
-    work: of the judges; without it no pictures are drawn. deadline: in time.time(); no run starts
+    judges: their folder; without it no pictures are drawn. deadline: in time.time(); no run starts
     after it.
     """
     choices = tune.load(results)
@@ -34,7 +34,7 @@ def run(
             choices.config(CONTESTANTS[name], steps, 0)  # raises before hours are spent
     started = time.time()
     tasks = [
-        (results, work, subject, seed, list(names), steps, choices, deadline)
+        (results, judges, subject, seed, list(names), steps, choices, deadline)
         for seed in seeds
         for subject in subjects
     ]
@@ -46,11 +46,11 @@ def run(
 
 
 def lesson(
-    results: Path, work: Path | None, subject: Subject, seed: int, names: Sequence[str],
+    results: Path, judges: Path | None, subject: Subject, seed: int, names: Sequence[str],
     steps: int, choices: Choices, deadline: float,
 ) -> int:  # fmt: skip
     """One subject at one seed, every contestant in turn; returns how many were made."""
-    session = Session(results, work, subject, seed, steps, choices)
+    session = Session(results, judges, subject, seed, steps, choices)
     made = 0
     for name in names:
         if time.time() > deadline:

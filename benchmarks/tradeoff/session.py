@@ -17,18 +17,18 @@ from .watch import Watch
 
 
 class Session:
-    """One subject at one seed. work: folder of the judges, or None to leave pictures out."""
+    """One subject at one seed. judges: their folder, or None to leave pictures out."""
 
     def __init__(
-        self, results: Path, work: Path | None, subject: Subject, seed: int, steps: int,
+        self, results: Path, judges: Path | None, subject: Subject, seed: int, steps: int,
         choices: Choices,
     ):  # fmt: skip
-        self._results, self._work, self._steps, self._choices = results, work, steps, choices
+        self._results, self._judges, self._steps, self._choices = results, judges, steps, choices
         self._lesson = Lesson(subject, seed)
         self._parents: dict[str, tuple[TrainResult, dict]] = {}
         self._common = {
             "weights": store.weights_stamp(),
-            "judges": None if work is None else store.judges_stamp(work),
+            "judges": None if judges is None else store.judges_stamp(judges),
             "look": store.look_stamp(subject),
             "steps": steps,
         }
@@ -63,13 +63,13 @@ class Session:
     def _anchor(self, contestant: Contestant) -> dict:
         if contestant.anchor == "base":
             found = {"losses": measure.losses(self._lesson, {}), "parameters": 0, "file_bytes": 0}
-            if self._work is not None:
-                found["pictures"] = measure.pictures(self._lesson, self._work, {})
+            if self._judges is not None:
+                found["pictures"] = measure.pictures(self._lesson, self._judges, {})
             return found
-        if self._work is None:
+        if self._judges is None:
             return {}
         coded = contestant.anchor == "coded_renders"
-        return {"pictures": measure.renders(self._lesson, self._work, coded)}
+        return {"pictures": measure.renders(self._lesson, self._judges, coded)}
 
     def _adapter(self, contestant: Contestant) -> dict:
         lesson = self._lesson
@@ -87,8 +87,8 @@ class Session:
             "ranks": list(cutting.ranks(factors).values()),
             **({"seconds": told["seconds"]} if contestant.cutting else told),
         }
-        if self._work is not None:
-            found["pictures"] = measure.pictures(lesson, self._work, factors)
+        if self._judges is not None:
+            found["pictures"] = measure.pictures(lesson, self._judges, factors)
         found["seconds"] = {
             "training": found["seconds"],
             "measuring": round(time.perf_counter() - started, 1),

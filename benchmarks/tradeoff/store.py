@@ -11,7 +11,7 @@ from pathlib import Path
 from lora2_core.demo_model import bundled
 from lora2_core.drawn_world import Subject
 
-JUDGES = ("judge.pt", "identity.pt")
+from . import judges
 
 
 def weights_stamp() -> str:
@@ -20,9 +20,10 @@ def weights_stamp() -> str:
     return bundled.CHECKSUM.read_text().strip()[:16]
 
 
-def judges_stamp(work: Path) -> str:
-    """Of the judges' files in `work`."""
-    return _digest(b"".join((work / name).read_bytes() for name in JUDGES))
+def judges_stamp(folder: Path) -> str:
+    """Of the judges' files."""
+    names = (judges.READER, judges.IDENTITY)
+    return _digest(b"".join((folder / name).read_bytes() for name in names))
 
 
 def look_stamp(subject: Subject) -> str:
@@ -55,8 +56,8 @@ def collect(
     results: Path, subjects: Mapping[str, Subject], steps: int
 ) -> tuple[list[dict], list[str]]:
     """(records of the present weights, the present judges and these subjects; files refused)."""
-    judges = read(results / "judges.json")
-    known = {None, judges and judges["stamp"]}  # None: losses alone
+    told = read(results / "judges.json")
+    known = {None, told and told["stamp"]}  # None: losses alone
     found, refused = [], []
     for path in sorted((results / "runs").glob("*.json")):
         record = read(path)
