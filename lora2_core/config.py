@@ -9,6 +9,9 @@ METHODS = ("lora2", "ac_lora", "lora")
 AC_MODES = ("product", "paper")
 TARGETS = ("attention", "attention+feed_forward", "all_linear", "all_linear+conv")
 DTYPES = ("bf16", "fp16", "fp32")
+OPTIMIZERS = ("adamw", "adamw8bit", "adafactor", "prodigy")
+LR_SCHEDULERS = ("constant", "linear", "cosine", "cosine_with_restarts", "polynomial")
+TIMESTEP_BIASES = ("none", "earlier", "later", "range")
 MAX_RANK = 512
 
 # [LoRA², section 4]: `paper` is the printed setting; the smaller two are this project's.
@@ -51,6 +54,23 @@ class TrainConfig:
     dtype: str = "bf16"  # of autocast; fp16 adds a loss scaler, fp32 switches autocast off
     gradient_checkpointing: bool = True  # [LoRA², 4]
     seed: int = 0
+    optimizer: str = "adamw"  # of A and B; ν is always moved by AdamW
+    lr_scheduler: str = "constant"  # of A and B's rate, diffusers' names; ν keeps its own
+    lr_warmup_steps: int = 0  # steps over which A and B's rate rises from 0
+    lr_cycles: int = 1  # cosine_with_restarts: how often the rate starts anew
+    lr_power: float = 1.0  # polynomial: exponent; 1 is a straight line
+    min_snr_gamma: float = 0.0  # γ of min-SNR weighting (arXiv 2303.09556: 5); 0 switches it off
+    noise_offset: float = 0.0  # size of the noise that a whole channel shares; the trade: 0.05
+    timestep_bias: str = "none"  # which noise levels are drawn more often than the others
+    timestep_bias_multiplier: float = 2.0  # how much more often; diffusers' 1 would do nothing
+    timestep_bias_portion: float = 0.25  # share of the levels that earlier and later favour
+    timestep_bias_begin: int = 0  # first level that range favours
+    timestep_bias_end: int = 1000  # the level after its last
+    caption_dropout: float = 0.0  # chance that an image comes with an empty caption
+    repeats: int = 1  # times that a pass over the set holds every image (not those of the prior)
+    horizontal_flip: bool = False  # the set holds every picture's mirror image, too
+    trigger_word: str = ""  # put before every caption that lacks it
+    ema_decay: float = 0.0  # of the adapter's moving average, which is then saved; 0: none
 
     def __post_init__(self):
         _one_of("method", self.method, METHODS)
@@ -75,12 +95,59 @@ class TrainConfig:
             raise LoRA2Error(f"ac_period is {self.ac_period}; it is a share above 0, at most 1")
         if not 0 < self.quantile < 1:
             raise LoRA2Error(f"quantile is {self.quantile}; choose a share between 0 and 1")
+        self._check_options()
         if self.r_max > MAX_RANK:
             raise LoRA2Error(f"r_max is {self.r_max}; the largest supported rank is {MAX_RANK}")
         if self.r_init > self.r_max:
             raise LoRA2Error(
                 f"r_init is {self.r_init} but r_max is {self.r_max}; "
                 "raise r_max or start from a lower rank"
+            )
+
+    def _check_options(self) -> None:
+        _one_of("optimizer", self.optimizer, OPTIMIZERS)
+        _one_of("lr_scheduler", self.lr_scheduler, LR_SCHEDULERS)
+        _one_of("timestep_bias", self.timestep_bias, TIMESTEP_BIASES)
+        for name in ("lr_cycles", "repeats"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("lr_warmup_steps", "min_snr_gamma", "noise_offset", "timestep_bias_begin"):
+            _at_least(name, getattr(self, name), 0)
+        for name in ("lr_power", "timestep_bias_multiplier"):
+            if not getattr(self, name) > 0:
+                raise LoRA2Error(f"{name} is {getattr(self, name)}; it must be above 0")
+        if not 0 <= self.caption_dropout <= 1:
+            raise LoRA2Error(
+                f"caption_dropout is {self.caption_dropout}; it is a chance from 0 to 1"
+            )
+        if not 0 < self.timestep_bias_portion <= 1:
+            raise LoRA2Error(
+                f"timestep_bias_portion is {self.timestep_bias_portion}; "
+                "it is a share above 0, at most 1"
+            )
+        if self.timestep_bias_end <= self.timestep_bias_begin:
+            raise LoRA2Error(
+                f"timestep_bias_end is {self.timestep_bias_end} and timestep_bias_begin "
+                f"{self.timestep_bias_begin}; end behind the beginning"
+            )
+        if not 0 <= self.ema_decay < 1:
+            raise LoRA2Error(
+                f"ema_decay is {self.ema_decay}; choose a number from 0, which switches it off, "
+                "to just below 1"
+            )
+        if self.lr_warmup_steps > 0 and self.lr_warmup_steps >= self.steps:
+            raise LoRA2Error(
+                f"lr_warmup_steps is {self.lr_warmup_steps} but steps is {self.steps}; "
+                "warm up for fewer"
+            )
+        if self.lr_scheduler == "polynomial" and self.learning_rate <= 1e-7:
+            raise LoRA2Error(
+                f"learning_rate is {self.learning_rate}, but polynomial ends at 1e-7; raise it, or "
+                "choose linear"
+            )
+        if self.optimizer == "prodigy" and self.learning_rate < 0.01:
+            raise LoRA2Error(
+                f"learning_rate is {self.learning_rate}, but prodigy finds the rate itself and "
+                "takes learning_rate as a factor on it; set it to 1"
             )
 
     @classmethod

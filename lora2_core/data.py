@@ -1,7 +1,7 @@
 """Training examples and the order in which they come."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,10 +11,14 @@ from .errors import LoRA2Error
 
 @dataclass(frozen=True)
 class Example:
-    """One image: latent [1, c, h, w] in the model's own scale; conditioning name → [1, …]."""
+    """One image: latent [1, c, h, w] in the model's own scale; conditioning name → [1, …].
+
+    empty: the conditioning with an empty caption, for caption dropout.
+    """
 
     latent: Tensor
     conditioning: Mapping[str, Tensor]
+    empty: Mapping[str, Tensor] | None = None
 
     @property
     def size(self) -> tuple:
@@ -45,7 +49,7 @@ def check_examples(examples: Sequence[Example], channels: int, what: str = "late
             )
         if not torch.isfinite(latent).all():
             raise LoRA2Error(f"{what} {index} hold NaN or infinity; encode that image again")
-        for name, tensor in example.conditioning.items():
+        for name, tensor in (*example.conditioning.items(), *(example.empty or {}).items()):
             if not torch.isfinite(tensor).all():
                 raise LoRA2Error(f"the conditioning {name} of {what} {index} holds NaN or infinity")
 
@@ -58,30 +62,50 @@ def batches(
     seed: int,
     prior: Sequence[Example] = (),
     prior_weight: float = 1.0,
+    repeats: int = 1,
+    caption_dropout: float = 0.0,
 ) -> Iterator[list[Batch]]:
     """The batches of each optimiser step, for ever; their weighted losses add up to the step's.
 
     Examples of equal size share a batch of up to `batch_size`; each pass over the set is shuffled
     by `seed`. With `prior`, every batch has a second one of class images beside it, its loss
-    weighted by `prior_weight` [DreamBooth, prior preservation].
+    weighted by `prior_weight` [DreamBooth, prior preservation]. A pass holds every example
+    `repeats` times, but those of the prior once: few pictures then fill larger batches. Each time
+    that an example comes, of the prior or not, its caption is empty with the chance
+    `caption_dropout`. Raises LoRA2Error if one has no empty caption then.
     """
-    own = _epochs(examples, batch_size, torch.Generator().manual_seed(seed))
-    other_seed = (seed + 1) % 2**64
-    others = _epochs(prior, batch_size, torch.Generator().manual_seed(other_seed)) if prior else ()
+    if caption_dropout > 0 and any(example.empty is None for example in (*examples, *prior)):
+        raise LoRA2Error(
+            f"caption_dropout is {caption_dropout}, but the conditioning of an empty prompt is not "
+            "there; give it, or set caption_dropout to 0"
+        )
+    own = _epochs(list(examples) * repeats, batch_size, seed, caption_dropout)
+    others = _epochs(prior, batch_size, (seed + 1) % 2**64, caption_dropout) if prior else None
+    return _steps(own, others, accumulation, prior_weight)
+
+
+def _steps(own, others, accumulation: int, prior_weight: float) -> Iterator[list[Batch]]:
     while True:
         step = []
         for _ in range(accumulation):
             step.append(_collate(next(own), 1.0 / accumulation))
-            if prior:
+            if others is not None:
                 step.append(_collate(next(others), prior_weight / accumulation))
         yield step
 
 
-def _epochs(examples, batch_size, generator) -> Iterator[list[Example]]:
+def _epochs(examples, batch_size, seed, caption_dropout) -> Iterator[list[Example]]:
+    generator = torch.Generator().manual_seed(seed)
+    # of its own, so that the order is the same with and without
+    dropping = torch.Generator().manual_seed(seed)
     while True:
         groups: dict[tuple, list[Example]] = {}
         for index in torch.randperm(len(examples), generator=generator).tolist():
-            groups.setdefault(examples[index].size, []).append(examples[index])
+            example = examples[index]
+            if torch.rand((), generator=dropping) < caption_dropout:
+                example = replace(example, conditioning=example.empty)
+            # an empty caption may have another number of tokens, and is grouped by its own
+            groups.setdefault(example.size, []).append(example)
         cuts = [
             group[start : start + batch_size]
             for group in groups.values()

@@ -12,13 +12,15 @@ class Denoiser(Protocol):
 
     network: adapted layers are its modules, and the names in the file come from module_name.
     blocks: the modules worth recomputing in the backward pass (transformer and residual blocks).
-    timesteps: how many noise levels there are; t runs from 0 to timesteps − 1.
+    timesteps: how many noise levels there are; t runs from 0 to timesteps − 1. predicts_v: v
+    instead of ε.
     """
 
     network: nn.Module
     blocks: list[nn.Module]
     device: torch.device
     timesteps: int
+    predicts_v: bool
 
     def corrupt(self, latents: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """(noisy latents, training target), both [b, c, h, w]; t: [b], int64.
@@ -28,6 +30,9 @@ class Denoiser(Protocol):
 
     def predict(self, noisy: Tensor, t: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
         """The network's raw output [b, c, h, w] for the result of corrupt."""
+
+    def snr(self, t: Tensor) -> Tensor:
+        """Signal-to-noise ratio of corrupt's result at t: [b], fp32."""
 
     def module_name(self, name: str) -> str:
         """The name that the file gives to module `name` of the network (sgm style)."""

@@ -5,9 +5,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def prediction_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error in the model's own prediction space [eq. 11], in fp32."""
-    return F.mse_loss(prediction.float(), target.float())
+def prediction_loss(prediction: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean squared error in the model's own prediction space [eq. 11], in fp32.
+
+    prediction, target: [b, …]. weights: [b], of each image's own mean.
+    """
+    if weights is None:
+        return F.mse_loss(prediction.float(), target.float())
+    errors = F.mse_loss(prediction.float(), target.float(), reduction="none")
+    return (weights * errors.flatten(1).mean(1)).mean()
 
 
 def rank_penalty(nu: Tensor, nu_target: float | Tensor, reduction: str = "sum") -> Tensor:

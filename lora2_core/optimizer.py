@@ -40,6 +40,10 @@ class RowAdamW:
             self._split(index)
         self._register()
 
+    def set_rate(self, learning_rate: float) -> None:
+        """The learning rate of A and B from the next step on; ρ keeps its own."""
+        self.adamw.param_groups[0]["lr"] = learning_rate
+
     def follow(self, changed: list[int]) -> None:
         """Takes up the rows of the adapters whose rank or memory has changed.
 

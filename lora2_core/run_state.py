@@ -76,13 +76,14 @@ def check_config(state: RunState, config: TrainConfig) -> None:
     """Raises LoRA2Error that lists every setting with which the run cannot go on.
 
     Free are only those that change no step that was made: steps (no fewer than were done),
-    gradient_checkpointing, shrink_patience.
+    gradient_checkpointing, shrink_patience. A setting that the state does not know is younger than
+    it; its default is what the run was begun with.
     """
-    old = state.facts["config"]
+    old = {f.name: f.default for f in fields(config)} | state.facts["config"]
     changed = [
         f"{f.name} was {old[f.name]} and is {getattr(config, f.name)}"
         for f in fields(config)
-        if f.name not in _FREE and f.name in old and old[f.name] != getattr(config, f.name)
+        if f.name not in _FREE and old[f.name] != getattr(config, f.name)
     ]
     if changed:
         raise LoRA2Error(

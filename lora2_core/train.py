@@ -17,8 +17,12 @@ from .errors import LoRA2Error
 from .inject import attached, create_adapters, cross_attention_layers, file_order
 from .losses import prediction_loss
 from .methods import METHODS
+from .noise import draw_noise
 from .optimizer import RowAdamW
 from .run_state import RunState, check_config
+from .schedule import rate_factor
+from .timesteps import draw_levels, level_weights
+from .weighting import min_snr_weights
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -110,6 +114,8 @@ class Training:
             rho_learning_rate=config.rank_rate / config.steps,
             weight_decay=config.weight_decay,
         )
+        self._rate_factor = rate_factor(config)
+        self._level_weights = level_weights(config, denoiser.timesteps)
         enabled = config.dtype == "fp16"
         self._scaler = torch.amp.GradScaler(denoiser.device.type, enabled=enabled)
         self._probe = self._entropy_probe()
@@ -256,7 +262,7 @@ class Training:
         step_batches = next(self._batches)
         for batch in step_batches:
             method.set_scales(step)
-            mse, entropy = _forward(self._denoiser, batch, config, self._probe, self._generator)
+            mse, entropy = self._forward(batch)
             total = batch.weight * mse
             if entropy is not None:
                 total = total + config.lambda_e / len(step_batches) * entropy
@@ -273,11 +279,32 @@ class Training:
         if not math.isfinite(norm) and not scaler.is_enabled():  # the scaler skips such a step
             raise TrainingDiverged(step + 1, f"the gradient became {norm}", self.result())
         method.before_step()
+        optimizer.set_rate(config.learning_rate * self._rate_factor(step))
         _update(optimizer, scaler)
         method.after_step(optimizer, self._generator, step, loss)
         self.losses.append(loss)
         self._at_step = self._drawn()
         return None if self._probe is None else entropy_sum / len(step_batches)
+
+    def _forward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """(prediction loss, mean entropy or None) of one batch at random noise levels."""
+        denoiser, config, probe = self._denoiser, self.config, self._probe
+        latents = batch.latents.to(denoiser.device)
+        noise = draw_noise(batch.latents.shape, config.noise_offset, self._generator).to(latents)
+        t = draw_levels(len(latents), denoiser.timesteps, self._level_weights, self._generator).to(
+            latents.device
+        )
+        noisy, target = denoiser.corrupt(latents, noise, t)
+        weights = None
+        if config.min_snr_gamma > 0:
+            weights = min_snr_weights(denoiser.snr(t), config.min_snr_gamma, denoiser.predicts_v)
+        if probe is not None:
+            probe.begin()
+        conditioning = {name: c.to(denoiser.device) for name, c in batch.conditioning.items()}
+        with _autocast(denoiser.device, config.dtype):
+            prediction = denoiser.predict(noisy, t, conditioning)
+        loss = prediction_loss(prediction, target, weights)
+        return loss, None if probe is None else probe.mean()
 
     def _info(self, entropy: float | None) -> StepInfo:
         ranks = tuple(self._method.ranks())
@@ -302,26 +329,6 @@ def train(
 ) -> TrainResult:
     """A Training from its first step to its last."""
     return Training(denoiser, batches, config).run(on_step)
-
-
-def _forward(
-    denoiser: Denoiser,
-    batch: Batch,
-    config: TrainConfig,
-    probe: EntropyProbe | None,
-    generator: torch.Generator,
-) -> tuple[Tensor, Tensor | None]:
-    """(prediction loss, mean entropy or None) of one batch at random noise levels."""
-    latents = batch.latents.to(denoiser.device)
-    noise = torch.randn(batch.latents.shape, generator=generator).to(latents)
-    t = torch.randint(denoiser.timesteps, (len(latents),), generator=generator).to(latents.device)
-    noisy, target = denoiser.corrupt(latents, noise, t)
-    if probe is not None:
-        probe.begin()
-    conditioning = {name: c.to(denoiser.device) for name, c in batch.conditioning.items()}
-    with _autocast(denoiser.device, config.dtype):
-        prediction = denoiser.predict(noisy, t, conditioning)
-    return prediction_loss(prediction, target), None if probe is None else probe.mean()
 
 
 def _gather_gradients(

@@ -46,7 +46,7 @@ class HostDenoiser:
         self.blocks = [m for m in self.network.modules() if type(m).__name__ in _BLOCKS]
         self.device = device
         self._sampling = model.model_sampling
-        self._predicts_v = isinstance(self._sampling, comfy.model_sampling.V_PREDICTION)
+        self.predicts_v = isinstance(self._sampling, comfy.model_sampling.V_PREDICTION)
         self._dtype = model.get_dtype()
         if model.manual_cast_dtype is not None:
             self._dtype = model.manual_cast_dtype
@@ -57,7 +57,7 @@ class HostDenoiser:
         """x_0 + σ ε and ε, or v = (ε − σ x_0)/√(1+σ²) for v-prediction."""
         sigma = self._sigmas[t].view(-1, 1, 1, 1)
         noisy = latents + sigma * noise
-        if self._predicts_v:
+        if self.predicts_v:
             return noisy, (noise - sigma * latents) / (1 + sigma**2).sqrt()
         return noisy, noise
 
@@ -71,6 +71,10 @@ class HostDenoiser:
             y=conditioning["y"].to(self._dtype),
             transformer_options={},
         )
+
+    def snr(self, t: Tensor) -> Tensor:
+        """1/σ²: corrupt adds σ ε to x_0."""
+        return self._sigmas[t].float() ** -2
 
     def module_name(self, name: str) -> str:
         """The host's modules already carry the single-file names."""

@@ -90,6 +90,65 @@ def toy_forward(weights, blocks, heads, noisy, t, context):
     return out, torch.stack(entropies).mean()
 
 
+def rate(config, step):
+    """The learning rate of a step (0-based): straight up from 0, then a half cosine."""
+    warm = config.lr_warmup_steps
+    if step < warm:
+        return config.learning_rate * step / warm
+    if config.lr_scheduler == "constant":
+        return config.learning_rate
+    assert config.lr_scheduler == "cosine"
+    progress = (step - warm) / (config.steps - warm)
+    return config.learning_rate * (1 + math.cos(math.pi * progress)) / 2
+
+
+def chances(config, levels):
+    """How likely each noise level is."""
+    size = []
+    for level in range(levels):
+        favoured = {
+            "earlier": level < int(config.timestep_bias_portion * levels),
+            "later": level >= levels - int(config.timestep_bias_portion * levels),
+            "range": config.timestep_bias_begin <= level < config.timestep_bias_end,
+        }[config.timestep_bias]
+        size.append(config.timestep_bias_multiplier if favoured else 1.0)
+    return [one / sum(size) for one in size]
+
+
+def min_snr_weight(snr, gamma, predicts_v):
+    return min(snr, gamma) / (snr + 1 if predicts_v else snr)
+
+
+def draws(config, shape, timesteps, generator):
+    """Noise and noise levels of one batch."""
+    noise = torch.randn(shape, generator=generator)
+    if config.noise_offset:
+        shared = torch.randn(shape[0], shape[1], 1, 1, generator=generator)
+        noise = noise + config.noise_offset * shared
+    if config.timestep_bias == "none":
+        return noise, torch.randint(timesteps, shape[:1], generator=generator)
+    likely = torch.tensor(chances(config, timesteps))
+    return noise, torch.multinomial(likely, shape[0], replacement=True, generator=generator)
+
+
+def toy_snr(level, timesteps):
+    """toy.ToyDenoiser mixes (1 − k) x_0 + k ε with k = level / timesteps."""
+    share = level / timesteps
+    return ((1 - share) / share) ** 2 if share else math.inf
+
+
+def weighted_error(prediction, wanted, t, config, timesteps):
+    """Mean over the images of each one's squared error, weighted by its noise level."""
+    if config.min_snr_gamma == 0:
+        return ((prediction - wanted) ** 2).mean()
+    total = 0.0
+    for one, goal, level in zip(prediction, wanted, t.tolist(), strict=True):
+        snr = toy_snr(level, timesteps)
+        weight = 0.0 if snr == math.inf else min_snr_weight(snr, config.min_snr_gamma, False)
+        total = total + weight * ((one - goal) ** 2).mean()
+    return total / len(prediction)
+
+
 class Row:
     """One unit of rank of one factor, with its own Adam state."""
 
@@ -188,8 +247,7 @@ def train(weights, names, frozen, blocks, heads, batches, config, generator, cor
         step_batches = next(batches)
         total, reported = 0.0, 0.0
         for batch in step_batches:
-            noise = torch.randn(batch.latents.shape, generator=generator)
-            t = torch.randint(timesteps, (len(batch.latents),), generator=generator)
+            noise, t = draws(config, batch.latents.shape, timesteps, generator)
             noisy, wanted = corrupt(batch.latents.double(), noise.double(), t)
             dense = dict(frozen)
             for i, c in enumerate(components):
@@ -198,7 +256,7 @@ def train(weights, names, frozen, blocks, heads, batches, config, generator, cor
             prediction, spread = toy_forward(
                 dense, blocks, heads, noisy, t, batch.conditioning["context"].double()
             )
-            mse = batch.weight * ((prediction - wanted) ** 2).mean()
+            mse = batch.weight * weighted_error(prediction, wanted, t, config, timesteps)
             reported += mse.item()
             total = total + mse + config.lambda_e / len(step_batches) * spread
         held = step < round(config.rank_hold * config.steps)
@@ -215,7 +273,7 @@ def train(weights, names, frozen, blocks, heads, batches, config, generator, cor
         flat = clip(flat, config.max_grad_norm)
         rows = [r for c in components for r in (*c.a[: c.rank], *c.b[: c.rank])]
         for row, grad in zip(rows, flat, strict=True):
-            row.adam(grad, config.learning_rate, config.weight_decay)
+            row.adam(grad, rate(config, step), config.weight_decay)
         if moving:
             rho_grads = clip([rho.grad for rho in rhos], config.max_grad_norm)
             for c, grad in zip(components, rho_grads, strict=True):

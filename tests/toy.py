@@ -59,6 +59,7 @@ class ToyDenoiser:
     """ToyNetwork with a short linear schedule and ε prediction."""
 
     timesteps = 10
+    predicts_v = False
 
     def __init__(self, seed=0, **sizes):
         with torch.random.fork_rng():
@@ -70,6 +71,10 @@ class ToyDenoiser:
     def corrupt(self, latents, noise, t):
         mix = (t.to(latents.dtype) / self.timesteps).view(-1, 1, 1, 1)
         return (1 - mix) * latents + mix * noise, noise
+
+    def snr(self, t):
+        mix = t.float() / self.timesteps
+        return ((1 - mix) / mix) ** 2
 
     def predict(self, noisy, t, conditioning):
         return self.network(noisy, t, conditioning["context"])

@@ -41,6 +41,26 @@ NAN = float("nan")
         ("quantile", 1.0),
         ("quantile", 0.0),
         ("r_max", MAX_RANK + 1),
+        ("optimizer", "lion"),
+        ("lr_scheduler", "step"),
+        ("timestep_bias", "middle"),
+        ("lr_cycles", 0),
+        ("repeats", 0),
+        ("lr_warmup_steps", -1),
+        ("lr_warmup_steps", 500),
+        ("lr_power", 0.0),
+        ("min_snr_gamma", -1.0),
+        ("min_snr_gamma", NAN),
+        ("noise_offset", -0.1),
+        ("timestep_bias_multiplier", 0.0),
+        ("timestep_bias_portion", 0.0),
+        ("timestep_bias_portion", 1.5),
+        ("timestep_bias_begin", -1),
+        ("timestep_bias_end", 0),
+        ("caption_dropout", 1.5),
+        ("caption_dropout", NAN),
+        ("ema_decay", 1.0),
+        ("ema_decay", NAN),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(name, value):
@@ -52,6 +72,13 @@ def test_a_wrong_value_is_refused_by_name(name, value):
 def test_a_start_above_the_limit_is_refused_with_both_numbers():
     with pytest.raises(LoRA2Error, match=r"r_init is 40 but r_max is 32; raise r_max or start"):
         TrainConfig(r_init=40, r_max=32)
+
+
+def test_a_rate_that_does_not_go_with_what_uses_it_is_refused():
+    with pytest.raises(LoRA2Error, match=r"learning_rate is 5e-05, but prodigy .* set it to 1"):
+        TrainConfig(optimizer="prodigy")
+    with pytest.raises(LoRA2Error, match=r"learning_rate is 1e-07, but polynomial .* linear"):
+        TrainConfig(lr_scheduler="polynomial", learning_rate=1e-7)
 
 
 def test_an_unknown_choice_is_answered_with_the_choices():

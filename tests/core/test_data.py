@@ -10,10 +10,11 @@ from lora2_core.data import Example, batches, check_examples
 from lora2_core.errors import LoRA2Error
 
 
-def example(mark, height=4, tokens=5):
-    """An example that can be told by its first number."""
+def example(mark, height=4, tokens=5, empty=None):
+    """An example that can be told by its first number. empty: tokens of the empty caption."""
     latent = torch.full((1, 4, height, 4), float(mark))
-    return Example(latent, {"context": torch.full((1, tokens, 3), float(mark))})
+    nothing = None if empty is None else {"context": torch.full((1, empty, 3), -1.0)}
+    return Example(latent, {"context": torch.full((1, tokens, 3), float(mark))}, nothing)
 
 
 def marks(batch):
@@ -78,6 +79,66 @@ def test_prior_batches_stand_beside_each_batch_with_their_weight():
             seen.update(marks(batch))
         assert all(marks(batch)[0] < 100 for batch in step[::2])
     assert seen == Counter({100 + i: 12 for i in range(5)})
+
+
+def test_a_pass_holds_every_image_as_often_as_asked_but_those_of_the_prior_once():
+    own, prior = [example(i) for i in range(3)], [example(100 + i) for i in range(6)]
+    steps = take(2 * 6, own, prior=prior, repeats=4, batch_size=2)
+    assert all(len(marks(batch)) == 2 for step in steps for batch in step)  # 3 fill no twos
+    for start in (0, 6):
+        assert Counter(m for step in steps[start : start + 6] for m in marks(step[0])) == {
+            0: 4, 1: 4, 2: 4,
+        }  # fmt: skip
+    for start in range(0, 12, 3):
+        seen = Counter(m for step in steps[start : start + 3] for m in marks(step[1]))
+        assert set(seen.values()) == {1}
+
+
+def is_empty(batch):
+    return (batch.conditioning["context"] == -1).flatten(1).all(1).tolist()
+
+
+def test_captions_are_dropped_with_the_chance_that_was_asked_for():
+    own, prior = [example(i, empty=5) for i in range(4)], [example(9, empty=5)]
+    steps = take(2000, own, prior=prior, caption_dropout=0.3)
+    for place in (0, 1):  # of the prior, too
+        share = sum(is_empty(step[place])[0] for step in steps) / 2000
+        assert share == pytest.approx(0.3, abs=0.04)
+    assert all(is_empty(b)[0] for (b,) in take(20, own, caption_dropout=1.0))
+    assert not any(is_empty(b)[0] for (b,) in take(20, own))
+
+
+def test_dropout_changes_neither_order_nor_pictures_nor_the_other_captions():
+    own = [example(i, empty=5) for i in range(7)]
+    plain, some = take(30, own, batch_size=2), take(30, own, batch_size=2, caption_dropout=0.5)
+    dropped = 0
+    for (one,), (other,) in zip(plain, some, strict=True):
+        assert torch.equal(one.latents, other.latents)
+        for index, empty in enumerate(is_empty(other)):
+            dropped += empty
+            if not empty:
+                told = other.conditioning["context"][index]
+                assert torch.equal(told, one.conditioning["context"][index])
+    assert 10 < dropped < 50
+
+
+def test_an_empty_caption_of_another_length_has_batches_of_its_own():
+    own = [example(i, tokens=10, empty=5) for i in range(8)]
+    kinds = set()
+    for (batch,) in take(40, own, batch_size=4, caption_dropout=0.5):
+        assert len(set(is_empty(batch))) == 1
+        kinds |= set(is_empty(batch))
+    assert kinds == {True, False}
+
+
+def test_dropout_without_an_empty_caption_is_refused_at_once():
+    with pytest.raises(LoRA2Error, match=r"caption_dropout is 0\.1, but .* empty prompt"):
+        batches([example(0)], batch_size=1, accumulation=1, seed=0, caption_dropout=0.1)
+    with pytest.raises(LoRA2Error, match="empty prompt"):
+        batches(
+            [example(0, empty=5)], batch_size=1, accumulation=1, seed=0, prior=[example(1)],
+            caption_dropout=0.1,
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("seed", [0, 2**63, 2**64 - 1])

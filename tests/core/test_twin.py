@@ -34,6 +34,24 @@ RUNS = {
         {"r_init": 5, "r_target": 3, "rank_rate": 40.0, "importance": "unit_energy"},
         BOTH,
     ),
+    "every knob of the loss and the rate": (
+        {
+            "r_init": 5,
+            "r_target": 3,
+            "rank_rate": 40.0,
+            "batch_size": 2,
+            "lr_scheduler": "cosine",
+            "lr_warmup_steps": 7,
+            "min_snr_gamma": 2.0,
+            "noise_offset": 0.3,
+            "timestep_bias": "later",
+            "timestep_bias_multiplier": 3.0,
+            "timestep_bias_portion": 0.3,
+            "caption_dropout": 0.3,
+            "repeats": 2,
+        },
+        BOTH,
+    ),
     "accumulate": (
         {"r_init": 4, "r_target": 9, "batch_size": 2, "gradient_accumulation": 2, "init": "fan_in"},
         BOTH,
@@ -47,6 +65,7 @@ def examples(count):
         Example(
             torch.randn(1, 4, 4, 4, generator=generator),
             {"context": torch.randn(1, 5, 12, generator=generator)},
+            {"context": torch.zeros(1, 5, 12)},
         )
         for _ in range(count)
     ]
@@ -58,6 +77,8 @@ def data(config):
         batch_size=config.batch_size,
         accumulation=config.gradient_accumulation,
         seed=config.seed,
+        repeats=config.repeats,
+        caption_dropout=config.caption_dropout,
     )
 
 
