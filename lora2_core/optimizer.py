@@ -116,6 +116,16 @@ class RowAdamW:
             for row, age in enumerate(ages)
         ]
 
+    def fresh(self, index: int) -> list[tuple[int, int]]:
+        """[start, stop) of an adapter's active rows that have had no update yet."""
+        adapter = self.adapters[index]
+        steps = self._steps_since[index]
+        return [
+            (start, stop)
+            for _, rows, start, stop in self._segments[index]
+            if rows is adapter.a and rows.ages[start] + steps == 0
+        ]
+
     def rho_state(self) -> dict[str, Tensor]:
         """Adam's step and moments of ρ; empty before its first update."""
         return {} if self.rho is None else dict(self.adamw.state.get(self.rho, {}))

@@ -13,6 +13,7 @@ from .attention import EntropyProbe, blocks_checkpointed
 from .config import TrainConfig
 from .data import Batch
 from .denoiser import Denoiser
+from .ema import AdapterAverage
 from .errors import LoRA2Error
 from .inject import attached, create_adapters, cross_attention_layers, file_order
 from .losses import prediction_loss
@@ -60,7 +61,8 @@ class StepInfo:
 class TrainResult:
     """A trained adapter.
 
-    factors: module name → (down [D, n…], up [m, D…]), fp32 on the CPU, Λ folded into down.
+    factors: module name → (down [D, n…], up [m, D…]), fp32 on the CPU, Λ folded into down; with
+    ema_decay those of the moving average.
     ranks: module name → (ν or None, D). losses: prediction loss of each step. steps: how many
     were run.
     """
@@ -114,6 +116,9 @@ class Training:
             rho_learning_rate=config.rank_rate / config.steps,
             weight_decay=config.weight_decay,
         )
+        self._average = None
+        if config.ema_decay > 0:
+            self._average = AdapterAverage(adapters, config.ema_decay)
         self._rate_factor = rate_factor(config)
         self._level_weights = level_weights(config, denoiser.timesteps)
         enabled = config.dtype == "fp16"
@@ -157,8 +162,12 @@ class Training:
         """The adapter as it is now."""
         names = [name for name, _ in self._components]
         method = self._method
+        if self._average is None or self.done == 0:
+            factors = method.factors()
+        else:
+            factors = method.factors_of(self._average.rows())
         return TrainResult(
-            dict(zip(names, method.factors(), strict=True)),
+            dict(zip(names, factors, strict=True)),
             dict(zip(names, zip(method.nus(), method.ranks(), strict=True), strict=True)),
             list(self.losses),
             self.done,
@@ -195,6 +204,9 @@ class Training:
             "scaler": self._scaler.state_dict(),
             "method": self._method.state(),
         }
+        if self._average is not None:
+            tensors |= {f"ema.{k}": part.cpu() for k, part in self._average.tensors().items()}
+            facts["ema"] = self._average.facts()
         # each with memory of its own, as the file wants it; and a copy, for the run goes on
         return RunState({name: tensor.clone() for name, tensor in tensors.items()}, facts)
 
@@ -228,6 +240,10 @@ class Training:
             if moments:
                 self._optimizer.restore_rho(moments)
         self._method.restore(facts["method"])
+        if self._average is not None:
+            stem = "ema."
+            own = {k.removeprefix(stem): v for k, v in tensors.items() if k.startswith(stem)}
+            self._average.restore(own, facts["ema"])
         self._generator.set_state(tensors["generator"])
         if self._scaler.is_enabled():
             self._scaler.load_state_dict(facts["scaler"])
@@ -282,6 +298,10 @@ class Training:
         optimizer.set_rate(config.learning_rate * self._rate_factor(step))
         _update(optimizer, scaler)
         method.after_step(optimizer, self._generator, step, loss)
+        if self._average is not None:
+            with torch.no_grad():
+                method.set_scales(config.steps)
+            self._average.update(optimizer)
         self.losses.append(loss)
         self._at_step = self._drawn()
         return None if self._probe is None else entropy_sum / len(step_batches)

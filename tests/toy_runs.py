@@ -21,16 +21,17 @@ BASE = TrainConfig(
 )
 
 
-def data(seed=0, batch_size=1, accumulation=1, count=6):
+def data(seed=0, batch_size=1, accumulation=1, count=6, **more):
     generator = torch.Generator().manual_seed(11)
     examples = [
         Example(
             torch.randn(1, 4, 4, 4, generator=generator),
             {"context": torch.randn(1, 7, 12, generator=generator)},
+            {"context": torch.zeros(1, 7, 12)},
         )
         for _ in range(count)
     ]
-    return batches(examples, batch_size=batch_size, accumulation=accumulation, seed=seed)
+    return batches(examples, batch_size=batch_size, accumulation=accumulation, seed=seed, **more)
 
 
 def run(config=BASE, denoiser=None, on_step=None, **settings):

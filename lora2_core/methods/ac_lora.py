@@ -5,6 +5,7 @@ share p of its energy is signal; the rest is replaced by noise, and training goe
 """
 
 import logging
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from ..adapter import Adapter
 from ..config import TrainConfig
 from ..low_rank import energy_rank, product_svd, truncate
 from ..optimizer import RowAdamW
-from .method import Factors, Method, uniform_rows
+from .method import Factors, Method, as_layer, uniform_rows
 
 _LEAST_SHARE = 0.5  # below it a restart would throw away most of what was learned
 _log = logging.getLogger(__name__)
@@ -85,9 +86,17 @@ class ACLoRA(Method):
         """The product without noise, cut to the signal."""
         with torch.no_grad():
             return [
-                _as_layer(adapter, *_cut(adapter, rank))
+                as_layer(adapter, *_cut(adapter, rank))
                 for adapter, rank in zip(self.adapters, self._signal, strict=True)
             ]
+
+    def factors_of(self, rows: Sequence[tuple[Tensor, Tensor]]) -> list[Factors]:
+        """Their product, cut to the signal that was found in the run's own."""
+        found = []
+        for adapter, (a, b), rank in zip(self.adapters, rows, self._signal, strict=True):
+            up, down = truncate(b.t(), a, rank)
+            found.append(as_layer(adapter, down, up))
+        return found
 
     def _measure(self, step: int) -> None:
         """Finds the rank of the signal in every component that has learned anything."""
@@ -133,10 +142,3 @@ def _cut(adapter: Adapter, rank: int) -> Factors:
     """(√Σ Vᵀ [rank, n], U√Σ [m, rank]) of the rank-`rank` part of BA."""
     up, down = truncate(adapter.b.active.detach().t(), adapter.a.active.detach(), rank)
     return down, up
-
-
-def _as_layer(adapter: Adapter, down: Tensor, up: Tensor) -> Factors:
-    """Factors in the layer's own shape, fp32 on the CPU."""
-    down, up = down.float().cpu(), up.float().cpu().contiguous()
-    kernel = (1 for _ in adapter.in_shape[1:])
-    return down.view(-1, *adapter.in_shape), up.view(*up.shape, *kernel)

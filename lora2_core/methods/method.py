@@ -1,5 +1,7 @@
 """What the training loop asks of a method; everything that differs between methods is behind it."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -69,6 +71,19 @@ class Method:
     def factors(self) -> list[Factors]:
         """What a file of the present state holds."""
         return [adapter.folded() for adapter in self.adapters]
+
+    def factors_of(self, rows: Sequence[tuple[Tensor, Tensor]]) -> list[Factors]:
+        """What a file holds if these were the rows: Λ A [rank, n] and B [rank, m] an adapter."""
+        return [
+            as_layer(adapter, a, b.t()) for adapter, (a, b) in zip(self.adapters, rows, strict=True)
+        ]
+
+
+def as_layer(adapter: Adapter, down: Tensor, up: Tensor) -> Factors:
+    """Factors in the layer's own shape, fp32 on the CPU."""
+    down, up = down.float().cpu(), up.float().cpu().contiguous()
+    kernel = (1 for _ in adapter.in_shape[1:])
+    return down.view(-1, *adapter.in_shape), up.view(*up.shape, *kernel)
 
 
 def uniform_rows(adapter: Adapter, count: int, generator: torch.Generator) -> Tensor:

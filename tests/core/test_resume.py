@@ -17,12 +17,35 @@ RUNS = {
     "lora2, growing": replace(BASE, steps=14, r_init=2, r_target=10, lambda_r=1.0),
     "lora2, fp16": replace(BASE, steps=10, dtype="fp16"),
     "lora": replace(BASE, steps=6, method="lora"),
+    "every knob": replace(
+        BASE,
+        steps=14,
+        r_init=6,
+        lambda_r=3e-3,
+        shrink_patience=2,
+        lr_scheduler="cosine",
+        lr_warmup_steps=3,
+        min_snr_gamma=5.0,
+        noise_offset=0.1,
+        timestep_bias="earlier",
+        caption_dropout=0.3,
+        repeats=3,
+        ema_decay=0.9,
+    ),
+    "average, growing": replace(BASE, steps=14, r_init=2, r_target=10, lambda_r=1.0, ema_decay=0.9),
+    "average, ac_lora": replace(BASE, steps=20, method="ac_lora", ac_period=0.2, ema_decay=0.9),
     "ac_lora": replace(BASE, steps=20, method="ac_lora", ac_period=0.2),
 }
 
 
 def begun(config, denoiser=None, **settings):
-    settings = {"seed": config.seed, "batch_size": 2, "accumulation": 2} | settings
+    settings = {
+        "seed": config.seed,
+        "batch_size": 2,
+        "accumulation": 2,
+        "repeats": config.repeats,
+        "caption_dropout": config.caption_dropout,
+    } | settings
     return Training(denoiser or toy.ToyDenoiser(), data(**settings), config)
 
 
@@ -109,6 +132,21 @@ def test_other_settings_are_refused_by_name():
         begun(replace(BASE, steps=4)).restore(state)
     with pytest.raises(LoRA2Error, match="another network"):
         begun(BASE, toy.ToyDenoiser(blocks=3)).restore(state)
+
+
+def test_a_state_from_before_a_setting_existed_goes_on_with_its_default_only():
+    training = begun(BASE)
+    with pytest.raises(Stop):
+        training.run(stop_at(5, Stop()))
+    state = training.state()
+    young = ("optimizer", "lr_scheduler", "min_snr_gamma", "repeats", "ema_decay")
+    settings = {k: v for k, v in state.facts["config"].items() if k not in young}
+    old = RunState(state.tensors, {**state.facts, "config": settings})
+    again = begun(BASE)
+    again.restore(old)
+    assert same_bits(again.run(), begun(BASE).run())
+    with pytest.raises(LoRA2Error, match=r"min_snr_gamma was 0\.0 and is 5\.0"):
+        begun(replace(BASE, min_snr_gamma=5.0)).restore(old)
 
 
 def test_a_torn_or_foreign_file_is_refused(tmp_path):
