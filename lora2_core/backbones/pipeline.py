@@ -11,6 +11,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 from diffusers.schedulers import EulerDiscreteScheduler
 from PIL import Image
+from torch import Tensor
 
 from ..data import Example
 from ..errors import LoRA2Error
@@ -40,17 +41,24 @@ class PipelineBackbone:
     @torch.no_grad()
     def example(self, picture: Image.Image, caption: str) -> Example:
         """A square RGB picture and its caption, encoded; on the CPU in fp32."""
-        pipeline = self._pipeline
-        device = pipeline.vae.device
-        context, _, pooled, _ = pipeline.encode_prompt(
-            caption, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
+        vae = self._pipeline.vae
+        latent = vae.encode(to_tensor(picture).to(vae.device)).latent_dist.mode()
+        latent = latent * vae.config.scaling_factor
+        return Example(latent.cpu(), self.conditioning(picture.size, caption))
+
+    @torch.no_grad()
+    def conditioning(self, size: tuple[int, int], caption: str) -> dict[str, Tensor]:
+        """Of a picture of (width, height); on the CPU in fp32."""
+        context, _, pooled, _ = self._pipeline.encode_prompt(
+            caption,
+            device=self._pipeline.vae.device,
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=False,
         )
-        latent = pipeline.vae.encode(to_tensor(picture).to(device)).latent_dist.mode()
-        latent = latent * pipeline.vae.config.scaling_factor
-        width, height = picture.size
+        width, height = size
         sizes = torch.tensor([[height, width, 0, 0, height, width]]).float()
         told = {"context": context, "pooled": pooled, "time_ids": sizes}
-        return Example(latent.cpu(), {name: value.float().cpu() for name, value in told.items()})
+        return {name: value.float().cpu() for name, value in told.items()}
 
     def forget_encoders(self) -> None:
         """Frees VAE and text encoders, once everything is encoded."""

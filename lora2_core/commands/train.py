@@ -3,14 +3,16 @@
 import argparse
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from .. import adapter_file
 from ..backbones.pictures import read_folder
 from ..backbones.pipeline import RESOLUTION, load_checkpoint, load_folder
+from ..captions import with_trigger
 from ..config import AC_MODES, DTYPES, METHODS, PRESETS, TARGETS, TrainConfig
 from ..data import Example, batches, check_examples
 from ..demo_model.backbone import DemoBackbone
@@ -20,6 +22,7 @@ from ..file_layout import PRECISIONS
 from ..packing import pack_result
 from ..run_folder import RunFolder, run_kept
 from ..train import Training, TrainingDiverged
+from . import knobs
 from .folders import make_folder
 from .progress import Progress
 from .rank_options import check_out
@@ -159,6 +162,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     method.add_argument("--seed", type=int, default=_D.seed)
     method.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    knobs.add_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -175,7 +179,8 @@ def run(options: argparse.Namespace) -> None:
     if options.prior_images is not None:
         others = _pictures(options.prior_images, options.prior_prompt, side)
     backbone = load(options)
-    own, prior = _examples(backbone, pictures), _examples(backbone, others)
+    captioned = [(p, with_trigger(caption, config.trigger_word)) for p, caption in pictures]
+    own, prior = _examples(backbone, captioned, config), _examples(backbone, others, config)
     backbone.forget_encoders()
     order = batches(
         own,
@@ -184,10 +189,12 @@ def run(options: argparse.Namespace) -> None:
         seed=config.seed,
         prior=prior,
         prior_weight=options.prior_weight,
+        repeats=config.repeats,
+        caption_dropout=config.caption_dropout,
     )
     facts = {
-        "trigger_words": options.trigger_words,
-        "train_images": len(own),
+        "trigger_words": options.trigger_words or config.trigger_word,
+        "train_images": len(pictures),
         "resolution": (side, side),
         "started_at": started,
     }
@@ -260,7 +267,7 @@ def _config(options: argparse.Namespace) -> TrainConfig:
     chosen = {name: getattr(options, name) for name in names}
     given = {"r_init": options.r_init, "r_max": options.r_max}
     chosen |= {name: rank for name, rank in given.items() if rank is not None}
-    return TrainConfig.preset(options.preset, **chosen)
+    return TrainConfig.preset(options.preset, **chosen, **knobs.chosen(options))
 
 
 def _pictures(folder: Path, prompt: str | None, side: int) -> list[tuple[Image.Image, str]]:
@@ -271,8 +278,15 @@ def _pictures(folder: Path, prompt: str | None, side: int) -> list[tuple[Image.I
     return found.pictures
 
 
-def _examples(backbone, pictures: list[tuple[Image.Image, str]]) -> list[Example]:
+def _examples(
+    backbone, pictures: list[tuple[Image.Image, str]], config: TrainConfig
+) -> list[Example]:
+    if config.horizontal_flip:
+        pictures = [*pictures, *((ImageOps.mirror(p), caption) for p, caption in pictures)]
     examples = [backbone.example(picture, caption) for picture, caption in pictures]
+    if config.caption_dropout > 0 and pictures:
+        empty = backbone.conditioning(pictures[0][0].size, "")  # all are of one size
+        examples = [replace(example, empty=empty) for example in examples]
     if examples:
         check_examples(examples, backbone.denoiser.network.config.in_channels)
     return examples

@@ -2,6 +2,7 @@
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from ..backbones.diffusers_unet import DiffusersUNet
 from ..data import Example
@@ -18,6 +19,10 @@ class DemoBackbone:
     def example(self, picture: Image.Image, caption: str) -> Example:
         """A square RGB picture and its caption, encoded."""
         return studio.examples(self._model, [(np.array(picture), caption)])[0]
+
+    def conditioning(self, size: tuple[int, int], caption: str) -> dict[str, Tensor]:
+        """Of a picture; the model knows one size alone."""
+        return studio.conditioning(self._model, caption)
 
     def forget_encoders(self) -> None:
         """They are too small to be worth it."""
