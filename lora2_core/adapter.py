@@ -25,6 +25,7 @@ class Rows:
 
     values, exp_avg, exp_avg_sq: [capacity, k], fp32. ages: how many updates each row has had;
     a row that joins late must start its bias correction at 1, or it moves several times too far.
+    Where another optimiser keeps its own state, the moments are [capacity, 0].
     """
 
     values: Tensor
@@ -34,8 +35,9 @@ class Rows:
     active: nn.Parameter = field(init=False)  # the first `rank` rows: a leaf on the same memory
 
     @classmethod
-    def empty(cls, capacity: int, width: int, device: torch.device) -> "Rows":
-        blank = [torch.zeros(capacity, width, device=device) for _ in range(3)]
+    def empty(cls, capacity: int, width: int, device: torch.device, moments: bool = True) -> "Rows":
+        kept = width if moments else 0
+        blank = [torch.zeros(capacity, columns, device=device) for columns in (width, kept, kept)]
         return cls(*blank, ages=[0] * capacity)
 
     def activate(self, rank: int) -> None:
@@ -58,10 +60,11 @@ class Adapter:
     a: rows [capacity, n]; b: rows [capacity, m] (B transposed); n counts inputs times kernel
     for a convolution. `rank` rows are active. Rows between `rank` and `filled` are dormant: they
     keep their values, so that growing back restores ΔW bit for bit. `scale` is the diagonal of Λ
-    ([rank], fp32, set anew before each forward pass) or None for plain LoRA.
+    ([rank], fp32, set anew before each forward pass) or None for plain LoRA. moments: whether
+    Adam's are kept with the rows.
     """
 
-    def __init__(self, name: str, layer: nn.Module, device: torch.device):
+    def __init__(self, name: str, layer: nn.Module, device: torch.device, moments: bool = True):
         self.name = name
         self.layer = layer
         weight = layer.weight
@@ -70,12 +73,13 @@ class Adapter:
         self.in_features = weight[0].numel()
         self.max_rank = min(self.out_features, self.in_features)
         self.device = device
+        self.moments = moments
         self.rank = 0
         self.filled = 0
         self.idle_steps = 0
         self.scale: Tensor | None = None
-        self.a = Rows.empty(0, self.in_features, device)
-        self.b = Rows.empty(0, self.out_features, device)
+        self.a = Rows.empty(0, self.in_features, device, moments)
+        self.b = Rows.empty(0, self.out_features, device, moments)
 
     @property
     def capacity(self) -> int:
@@ -134,8 +138,8 @@ class Adapter:
         self, tensors: Mapping[str, Tensor], ages: list[int], rank: int, capacity: int, idle: int
     ) -> None:
         """The state that `tensors` and the numbers were taken from; ages: one a filled row."""
-        self.a = Rows.empty(capacity, self.in_features, self.device)
-        self.b = Rows.empty(capacity, self.out_features, self.device)
+        self.a = Rows.empty(capacity, self.in_features, self.device, self.moments)
+        self.b = Rows.empty(capacity, self.out_features, self.device, self.moments)
         self.filled, self.idle_steps = len(ages), idle
         for key, tensor in tensors.items():
             side, _, name = key.partition(".")

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from .adapter import Adapter
-from .optimizer import RowAdamW
+from .optimizer import RowOptimizer
 
 
 @dataclass
@@ -54,7 +54,7 @@ class AdapterAverage:
         self._sums = [_empty(adapter, 0) for adapter in adapters]
 
     @torch.no_grad()
-    def update(self, optimizer: RowAdamW) -> None:
+    def update(self, optimizer: RowOptimizer) -> None:
         """Takes up the adapters as they are, Λ included.
 
         Rows that the optimiser has not moved yet begin anew. Where this is all of an adapter, its

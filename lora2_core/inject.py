@@ -60,14 +60,16 @@ def file_order(name: str) -> list[tuple[int, int | str]]:
 
 
 def create_adapters(
-    network: nn.Module, targets: str, rank: int, device: torch.device
+    network: nn.Module, targets: str, rank: int, device: torch.device, moments: bool = True
 ) -> list[Adapter]:
     """One adapter, still without rows, a selected layer.
 
     `rank` is the highest that the run may reach; above the size of a linear layer it is refused.
     A convolution with fewer channels (the first and the last have 4) is held at its own size.
+    moments: as Adapter has it.
     """
-    adapters = [Adapter(n, layer, device) for n, layer in find_layers(network, targets).items()]
+    layers = find_layers(network, targets)
+    adapters = [Adapter(name, layer, device, moments) for name, layer in layers.items()]
     for adapter in adapters:
         if rank > adapter.max_rank and isinstance(adapter.layer, nn.Linear):
             size = f"{adapter.out_features}×{adapter.in_features}"

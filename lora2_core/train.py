@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 
@@ -19,7 +19,8 @@ from .inject import attached, create_adapters, cross_attention_layers, file_orde
 from .losses import prediction_loss
 from .methods import METHODS
 from .noise import draw_noise
-from .optimizer import RowAdamW
+from .optimizer import RowOptimizer
+from .optimizers import make_optimizer
 from .run_state import RunState, check_config
 from .schedule import rate_factor
 from .timesteps import draw_levels, level_weights
@@ -103,19 +104,14 @@ class Training:
         self._generator = torch.Generator().manual_seed(config.seed)
         kind = METHODS[config.method]
         adapters = create_adapters(
-            denoiser.network, config.targets, kind.highest_rank(config), denoiser.device
-        )
+            denoiser.network, config.targets, kind.highest_rank(config), denoiser.device,
+            moments=config.optimizer == "adamw",
+        )  # fmt: skip
         adapters.sort(key=lambda adapter: self._place(adapter.name))
         self._adapters = adapters
         self._method = kind(config, adapters)
         self._method.start(self._generator)
-        self._optimizer = RowAdamW(
-            adapters,
-            self._method.rho,
-            learning_rate=config.learning_rate,
-            rho_learning_rate=config.rank_rate / config.steps,
-            weight_decay=config.weight_decay,
-        )
+        self._optimizer = make_optimizer(config, adapters, self._method.rho)
         self._average = None
         if config.ema_decay > 0:
             self._average = AdapterAverage(adapters, config.ema_decay)
@@ -204,6 +200,8 @@ class Training:
             "scaler": self._scaler.state_dict(),
             "method": self._method.state(),
         }
+        parts, facts["optimizer"] = self._optimizer.extra_state()
+        tensors |= {f"optimizer.{name}": part.cpu() for name, part in parts.items()}
         if self._average is not None:
             tensors |= {f"ema.{k}": part.cpu() for k, part in self._average.tensors().items()}
             facts["ema"] = self._average.facts()
@@ -232,6 +230,7 @@ class Training:
             own = {k.removeprefix(stem): v for k, v in tensors.items() if k.startswith(stem)}
             adapter.restore(own, own.pop("ages").tolist(), *numbers)
         self._optimizer.follow(everything)
+        self._optimizer.restore_extra(_under("optimizer.", tensors), facts.get("optimizer", {}))
         if self._method.rho is not None:
             with torch.no_grad():
                 self._method.rho.copy_(tensors["rho.value"])
@@ -241,9 +240,7 @@ class Training:
                 self._optimizer.restore_rho(moments)
         self._method.restore(facts["method"])
         if self._average is not None:
-            stem = "ema."
-            own = {k.removeprefix(stem): v for k, v in tensors.items() if k.startswith(stem)}
-            self._average.restore(own, facts["ema"])
+            self._average.restore(_under("ema.", tensors), facts["ema"])
         self._generator.set_state(tensors["generator"])
         if self._scaler.is_enabled():
             self._scaler.load_state_dict(facts["scaler"])
@@ -351,18 +348,23 @@ def train(
     return Training(denoiser, batches, config).run(on_step)
 
 
+def _under(stem: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those whose names begin with `stem`, without it."""
+    return {k.removeprefix(stem): v for k, v in tensors.items() if k.startswith(stem)}
+
+
 def _gather_gradients(
-    optimizer: RowAdamW, scaler: torch.amp.GradScaler, config: TrainConfig
+    optimizer: RowOptimizer, scaler: torch.amp.GradScaler, config: TrainConfig
 ) -> Tensor:
     """Unscales and clips the gradients where the optimiser looks for them; returns their norm."""
     optimizer.share_gradients()
-    scaler.unscale_(optimizer.adamw)
+    scaler.unscale_(optimizer.stepped)
     return optimizer.clip(config.max_grad_norm)
 
 
-def _update(optimizer: RowAdamW, scaler: torch.amp.GradScaler) -> None:
+def _update(optimizer: RowOptimizer, scaler: torch.amp.GradScaler) -> None:
     scale = scaler.get_scale() if scaler.is_enabled() else 0.0
-    scaler.step(optimizer.adamw)
+    scaler.step(optimizer.stepped)
     scaler.update()
     if not scaler.is_enabled() or scaler.get_scale() >= scale:
         optimizer.applied()

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..adapter import Adapter
 from ..config import TrainConfig
 from ..low_rank import energy_rank, product_svd, truncate
-from ..optimizer import RowAdamW
+from ..optimizer import RowOptimizer
 from .method import Factors, Method, as_layer, uniform_rows
 
 _LEAST_SHARE = 0.5  # below it a restart would throw away most of what was learned
@@ -66,7 +66,7 @@ class ACLoRA(Method):
         return list(self._signal)
 
     def after_step(
-        self, optimizer: RowAdamW, generator: torch.Generator, step: int, loss: float
+        self, optimizer: RowOptimizer, generator: torch.Generator, step: int, loss: float
     ) -> None:
         """Counts the loss; RESTART when its time has come, but not within the last period."""
         self._losses.append(loss)
@@ -115,7 +115,7 @@ class ACLoRA(Method):
                 )
 
     @torch.no_grad()
-    def _restart(self, optimizer: RowAdamW, generator: torch.Generator, step: int) -> None:
+    def _restart(self, optimizer: RowOptimizer, generator: torch.Generator, step: int) -> None:
         """Replaces what is not signal; a component whose B is still zero is left alone."""
         self._measure(step)
         learned = [i for i, adapter in enumerate(self.adapters) if adapter.b.active.any()]

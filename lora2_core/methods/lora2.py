@@ -14,7 +14,7 @@ from ..importance import (
     sum_of_squares,
 )
 from ..losses import rank_penalty
-from ..optimizer import RowAdamW
+from ..optimizer import RowOptimizer
 from .method import Factors, Method
 
 
@@ -75,7 +75,7 @@ class AdaptiveRank(Method):
         self._rho_before = self.rho.detach().clone()
 
     def after_step(
-        self, optimizer: RowAdamW, generator: torch.Generator, step: int, loss: float
+        self, optimizer: RowOptimizer, generator: torch.Generator, step: int, loss: float
     ) -> None:
         """Brings ranks and memory up to the new ν: one device-to-host copy for all components."""
         if self._moving(step):
@@ -113,7 +113,7 @@ class AdaptiveRank(Method):
         frozen = step >= config.steps - round(config.rank_freeze * config.steps)
         return not (held or frozen)
 
-    def _settle(self, optimizer: RowAdamW) -> None:
+    def _settle(self, optimizer: RowOptimizer) -> None:
         """Keeps ν within r_max, and stops it on ν_target where a step would cross it.
 
         The second is the proximal step of |ν − ν_target|: Adam's sign-like steps would otherwise

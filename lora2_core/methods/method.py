@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..adapter import Adapter
 from ..config import TrainConfig
-from ..optimizer import RowAdamW
+from ..optimizer import RowOptimizer
 
 Factors = tuple[Tensor, Tensor]  # down [rank, n…] and up [m, rank…], fp32 on the CPU
 
@@ -49,7 +49,7 @@ class Method:
         """Before the optimiser moves anything."""
 
     def after_step(
-        self, optimizer: RowAdamW, generator: torch.Generator, step: int, loss: float
+        self, optimizer: RowOptimizer, generator: torch.Generator, step: int, loss: float
     ) -> None:
         """After the optimiser's step `step`; `loss` is that step's prediction loss."""
 

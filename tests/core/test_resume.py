@@ -12,11 +12,25 @@ from lora2_core.errors import LoRA2Error
 from lora2_core.run_state import RunState, read_state, write_state
 from lora2_core.train import Training
 
+WAYS = {
+    "shrinking": {"steps": 14, "r_init": 6, "lambda_r": 3e-3, "shrink_patience": 2},
+    "growing": {"steps": 12, "r_init": 2, "r_target": 10, "lambda_r": 1.0, "ema_decay": 0.9},
+    "fp16": {"steps": 8, "dtype": "fp16"},
+    "ac_lora": {"steps": 12, "method": "ac_lora", "ac_period": 0.25},
+}
+LIBRARIES = {"prodigy": "prodigyopt", "adamw8bit": "bitsandbytes"}
 RUNS = {
     "lora2": replace(BASE, steps=14, r_init=6, lambda_r=3e-3, shrink_patience=2),
     "lora2, growing": replace(BASE, steps=14, r_init=2, r_target=10, lambda_r=1.0),
     "lora2, fp16": replace(BASE, steps=10, dtype="fp16"),
     "lora": replace(BASE, steps=6, method="lora"),
+    **{
+        f"{name}, {way}": replace(
+            BASE, **settings, optimizer=name, learning_rate=1.0 if name == "prodigy" else 3e-3
+        )
+        for name in ("adafactor", "prodigy", "adamw8bit")
+        for way, settings in WAYS.items()
+    },
     "every knob": replace(
         BASE,
         steps=14,
@@ -57,6 +71,8 @@ def through_a_file(state, tmp_path):
 @pytest.fixture(scope="module", params=RUNS)
 def whole(request):
     config = RUNS[request.param]
+    if config.optimizer in LIBRARIES:
+        pytest.importorskip(LIBRARIES[config.optimizer])
     infos, states = [], []
     training = begun(config)
 
@@ -70,6 +86,7 @@ def whole(request):
 def test_whichever_step_it_was_cut_at(whole, tmp_path):
     config, expected, infos, states = whole
     assert len({info.ranks for info in infos}) > 2 or config.method != "lora2"
+    assert any(up.abs().max() > 0 for _, up in expected.factors.values())
     for cut, state in enumerate(states, 1):
         training = begun(config)
         training.restore(through_a_file(state, tmp_path))

@@ -1,0 +1,33 @@
+"""Which optimiser moves A and B; one a module."""
+
+from torch import nn
+
+from ..adapter import Adapter
+from ..config import TrainConfig
+from ..optimizer import RowAdamW, RowOptimizer
+from .adafactor import RowAdafactor
+from .adamw8bit import RowAdamW8bit
+from .prodigy import RowProdigy
+
+_KINDS = {
+    "adamw": RowAdamW,
+    "adamw8bit": RowAdamW8bit,
+    "adafactor": RowAdafactor,
+    "prodigy": RowProdigy,
+}
+
+
+def make_optimizer(
+    config: TrainConfig, adapters: list[Adapter], rho: nn.Parameter | None
+) -> RowOptimizer:
+    """The optimiser of a run; raises LoRA2Error, saying what to install, if its library is absent.
+
+    adapters: with Adam's moments for `adamw`, without for the others.
+    """
+    return _KINDS[config.optimizer](
+        adapters,
+        rho,
+        learning_rate=config.learning_rate,
+        rho_learning_rate=config.rank_rate / config.steps,
+        weight_decay=config.weight_decay,
+    )
