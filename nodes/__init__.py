@@ -9,6 +9,7 @@ from .expand import LoRA2ExpandRanks
 from .heatmap import LoRA2RankHeatmap
 from .load import LoRA2Load
 from .merge import LoRA2Merge
+from .options import LoRA2Options
 from .pick import LoRA2Pick
 from .save import LoRA2Save
 from .train import LoRA2Train
@@ -20,6 +21,7 @@ class LoRA2Extension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             LoRA2Train,
+            LoRA2Options,
             LoRA2Save,
             LoRA2Load,
             LoRA2Pick,

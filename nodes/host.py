@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -110,12 +111,19 @@ def latent_channels(patcher) -> int:
     return patcher.model.latent_format.latent_channels
 
 
-def examples(patcher, latents: Sequence[dict], conditioning: Sequence, what: str) -> list[Example]:
+def examples(
+    patcher,
+    latents: Sequence[dict],
+    conditioning: Sequence,
+    what: str,
+    empty: Sequence | None = None,
+) -> list[Example]:
     """The host's LATENT and CONDITIONING lists as examples, one an image, on the CPU.
 
     latents: dicts with samples [b, c, h, w], any mix of sizes. conditioning: CONDITIONING lists;
-    one for all images, or one an image. Size and crop conditioning comes from the host itself,
-    as at sampling. Raises LoRA2Error if the counts differ.
+    one for all images, or one an image. empty: one CONDITIONING of an empty prompt, or None. Size
+    and crop conditioning comes from the host itself, as at sampling. Raises LoRA2Error if the
+    counts differ.
     """
     images = [image for latent in latents for image in latent["samples"].split(1)]
     pairs = [pair for cond in conditioning for pair in cond]
@@ -126,7 +134,13 @@ def examples(patcher, latents: Sequence[dict], conditioning: Sequence, what: str
             f"there are {len(images)} {what} but {len(pairs)} conditionings; "
             "give one conditioning for all images, or one for each"
         )
-    return [_example(patcher.model, image, pair) for image, pair in zip(images, pairs, strict=True)]
+    found = [_example(patcher.model, *both) for both in zip(images, pairs, strict=True)]
+    if empty is None:
+        return found
+    if len(empty) != 1:
+        raise LoRA2Error(f"empty holds {len(empty)} conditionings; connect one empty prompt")
+    blanks = (_example(patcher.model, image, empty[0]) for image in images)  # of the image's size
+    return [replace(a, empty=b.conditioning) for a, b in zip(found, blanks, strict=True)]
 
 
 def _example(model, image: Tensor, pair) -> Example:

@@ -14,7 +14,7 @@ from ..lora2_core.run_state import RunState
 from ..lora2_core.train import Training, TrainingDiverged
 from . import host
 from .live import runs
-from .sockets import ADVANCED, CATEGORY, LoraModel, LossMap, RankReport
+from .sockets import ADVANCED, CATEGORY, LoraModel, LossMap, RankReport, TrainOptions
 
 _D = TrainConfig()
 NEW_RUN = "(new run)"
@@ -195,6 +195,9 @@ def _inputs() -> list:
             tooltip="Go on with a run that was stopped, or give a finished one more steps. All "
             "else must be as it was.",
         ),
+        TrainOptions.Input(
+            "options", optional=True, tooltip="From LoRA² Options: optimiser, schedule and more."
+        ),
     ]
 
 
@@ -228,13 +231,17 @@ class LoRA2Train(io.ComfyNode):
         prior_weight = settings.pop("prior_weight", 1.0)
         run, resume = settings.pop("run", "lora2"), settings.pop("resume", NEW_RUN)
         save_every = settings.pop("save_every", 100)
-        config = _config(settings)
+        options = dict(settings.pop("options", None) or {})
+        empty = options.pop("empty", None)
+        config = _config(settings | options)
         host.check_trainable(model)
-        data = _dataset(model, latents, positive, "latents")
+        data = _dataset(model, latents, positive, empty, "latents")
         if (reg_latents is None) != (reg_positive is None):
             raise LoRA2Error("reg_latents and reg_positive go together; connect both or neither")
         prior = (
-            [] if reg_latents is None else _dataset(model, reg_latents, reg_positive, "reg_latents")
+            []
+            if reg_latents is None
+            else _dataset(model, reg_latents, reg_positive, empty, "reg_latents")
         )
         order = batches(
             data,
@@ -243,6 +250,8 @@ class LoRA2Train(io.ComfyNode):
             seed=config.seed,
             prior=prior,
             prior_weight=prior_weight,
+            repeats=config.repeats,
+            caption_dropout=config.caption_dropout,
         )
         folder, state = _run(run, resume)
         try:
@@ -273,8 +282,8 @@ def _config(settings: dict) -> TrainConfig:
     return TrainConfig.preset(preset, **settings)
 
 
-def _dataset(model, latents, conditioning, what: str) -> list:
-    found = host.examples(model, latents, conditioning, what)
+def _dataset(model, latents, conditioning, empty, what: str) -> list:
+    found = host.examples(model, latents, conditioning, what, empty)
     check_examples(found, host.latent_channels(model), what)
     return found
 
