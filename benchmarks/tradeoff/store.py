@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from lora2_core.config import TrainConfig
 from lora2_core.demo_model import bundled
 from lora2_core.drawn_world import Subject
 
@@ -49,7 +50,21 @@ def read(path: Path, stamp: Mapping | None = None) -> dict | None:
     if not path.exists():
         return None
     record = json.loads(path.read_text())
-    return record if stamp is None or record["stamp"] == dict(stamp) else None
+    if stamp is None or _filled(record["stamp"]) == _filled(stamp):
+        return record
+    return None
+
+
+def _filled(stamp: Mapping) -> dict:
+    """With the default of every setting that did not exist when the stamp was made, so that a new
+    one does not make old results void."""
+    settings = stamp.get("settings", {})
+    if "steps" in settings:
+        return {**stamp, "settings": {**asdict(TrainConfig()), **settings}}
+    if "of" in settings:
+        parents = {name: _filled({"settings": found}) for name, found in settings["of"].items()}
+        return {**stamp, "settings": {**settings, "of": parents}}
+    return dict(stamp)
 
 
 def collect(
