@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields, replace
 
 from .errors import LoRA2Error
+from .file_size import BYTES
 from .importance import QUANTILE
 
 METHODS = ("lora2", "ac_lora", "lora")
@@ -42,6 +43,8 @@ class TrainConfig:
     importance: str = "printed"  # Λ = f [eq. 10]; "unit_energy" (ours): of one norm for every ν
     init: str = "printed"  # A ~ N(0, 2/Σf²) [3.3.1]; "fan_in" divides the std by √n
     growth: str = "zero"  # new columns of B; "random" is the paper's word but kicks the output
+    budget_mb: float = 0.0  # size of the finished file, in place of λ_r; 0: none. 1 MB is 10⁶ bytes
+    budget_precision: str = "fp16"  # what the file is to be saved in
     ac_mode: str = "product"  # AC-LoRA: what is cut; "paper" cuts A and B apart
     ac_period: float = 0.1  # AC-LoRA: share of the run between restarts; 10 of 100 epochs [AC]
     shrink_patience: int = 50  # steps at a quarter of the capacity before memory is given back
@@ -60,11 +63,13 @@ class TrainConfig:
         _one_of("regulariser", self.regulariser, ("sum", "mean"))
         _one_of("importance", self.importance, ("printed", "unit_energy"))
         _one_of("init", self.init, ("printed", "fan_in"))
+        _one_of("budget_precision", self.budget_precision, tuple(BYTES))
         _one_of("growth", self.growth, ("zero", "random"))
         for name in ("steps", "batch_size", "gradient_accumulation", "entropy_queries", "r_init"):
             _at_least(name, getattr(self, name), 1)
         for name in ("lambda_r", "lambda_e", "weight_decay", "shrink_patience", "rank_rate"):
             _at_least(name, getattr(self, name), 0)
+        _at_least("budget_mb", self.budget_mb, 0)
         for name in ("learning_rate", "max_grad_norm", "r_target"):
             if not getattr(self, name) > 0:
                 raise LoRA2Error(f"{name} is {getattr(self, name)}; it must be above 0")
@@ -75,6 +80,16 @@ class TrainConfig:
             raise LoRA2Error(f"ac_period is {self.ac_period}; it is a share above 0, at most 1")
         if not 0 < self.quantile < 1:
             raise LoRA2Error(f"quantile is {self.quantile}; choose a share between 0 and 1")
+        if self.budget_mb and self.method != "lora2":
+            raise LoRA2Error(
+                f"budget_mb is {self.budget_mb:g}, but {self.method} does not learn its ranks by "
+                "size; choose the method lora2, or set budget_mb to 0"
+            )
+        if self.method == "ac_lora" and self.rank_freeze >= 1:
+            raise LoRA2Error(
+                "the ranks are to stay fixed (rank_freeze is 1), but AC-LoRA measures them at the "
+                "end; choose the method lora2 or lora"
+            )
         if self.r_max > MAX_RANK:
             raise LoRA2Error(f"r_max is {self.r_max}; the largest supported rank is {MAX_RANK}")
         if self.r_init > self.r_max:

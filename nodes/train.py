@@ -4,7 +4,7 @@ import logging
 
 from comfy_api.latest import io
 
-from ..lora2_core import adapter_file, rank_report
+from ..lora2_core import adapter_file, rank_map, rank_report
 from ..lora2_core.config import DTYPES, MAX_RANK, METHODS, PRESETS, TARGETS, TrainConfig
 from ..lora2_core.data import batches, check_examples
 from ..lora2_core.errors import LoRA2Error
@@ -195,6 +195,31 @@ def _inputs() -> list:
             tooltip="Go on with a run that was stopped, or give a finished one more steps. All "
             "else must be as it was.",
         ),
+        number(
+            "budget_mb",
+            default=0.0,
+            min=0.0,
+            max=10_000.0,
+            step=1.0,
+            round=0.01,
+            optional=True,
+            tooltip="Size of the finished file in fp16 or bf16, in megabytes; the layers share it "
+            "by what they learn. Then lambda_r has no say, and the ranks start from what it pays "
+            "for. 0: no budget.",
+        ),
+        RankReport.Input(
+            "ranks",
+            optional=True,
+            tooltip="Ranks to start from, layer by layer: another run's rank_report, or those of "
+            "LoRA² Rank Map.",
+        ),
+        switch(
+            "fix_ranks",
+            default=False,
+            optional=True,
+            extra_dict=ADVANCED,
+            tooltip="Keep the ranks as they start; they are not learned.",
+        ),
     ]
 
 
@@ -228,6 +253,9 @@ class LoRA2Train(io.ComfyNode):
         prior_weight = settings.pop("prior_weight", 1.0)
         run, resume = settings.pop("run", "lora2"), settings.pop("resume", NEW_RUN)
         save_every = settings.pop("save_every", 100)
+        ranks = settings.pop("ranks", None)
+        if settings.pop("fix_ranks", False):
+            settings["rank_freeze"] = 1.0
         config = _config(settings)
         host.check_trainable(model)
         data = _dataset(model, latents, positive, "latents")
@@ -252,7 +280,7 @@ class LoRA2Train(io.ComfyNode):
                     config.steps, cls.hidden.unique_id, cls.hidden.extra_pnginfo
                 ) as progress,
             ):
-                training = Training(denoiser, order, config)
+                training = Training(denoiser, order, config, ranks and rank_map.of_report(ranks))
                 if state is not None:
                     training.restore(state)
                 result = run_kept(training, folder, save_every, progress, logging.warning)

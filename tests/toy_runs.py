@@ -33,9 +33,9 @@ def data(seed=0, batch_size=1, accumulation=1, count=6):
     return batches(examples, batch_size=batch_size, accumulation=accumulation, seed=seed)
 
 
-def run(config=BASE, denoiser=None, on_step=None, **settings):
+def run(config=BASE, denoiser=None, on_step=None, ranks=None, **settings):
     settings = {"seed": config.seed} | settings
-    return train(denoiser or toy.ToyDenoiser(), data(**settings), config, on_step)
+    return train(denoiser or toy.ToyDenoiser(), data(**settings), config, on_step, ranks)
 
 
 def same_bits(one, other):

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from .. import adapter_file
+from .. import adapter_file, rank_map
 from ..backbones.pictures import read_folder
 from ..backbones.pipeline import RESOLUTION, load_checkpoint, load_folder
 from ..config import AC_MODES, DTYPES, METHODS, PRESETS, TARGETS, TrainConfig
@@ -23,6 +23,7 @@ from ..train import Training, TrainingDiverged
 from .folders import make_folder
 from .progress import Progress
 from .rank_options import check_out
+from .ranks import read_report
 
 _D = TrainConfig()
 _MULTIPLE = 32  # of pixels: the VAE's factor 8, and two halvings in the UNet
@@ -116,6 +117,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the paper: 500 for SDXL, 800 for KOALA, 1000 for lora",
     )
     method.add_argument("--learning-rate", type=float, default=_D.learning_rate)
+    method.add_argument(
+        "--budget-mb",
+        type=float,
+        default=_D.budget_mb,
+        help="size of the finished file in megabytes, instead of --lambda-r: the layers share it "
+        "by what they learn",
+    )
+    method.add_argument(
+        "--ranks",
+        type=Path,
+        metavar="FILE",
+        help="start every layer from the rank that it has in this adapter, or in this JSON of "
+        "`ranks` or `inspect --json`",
+    )
+    method.add_argument("--fix-ranks", action="store_true", help="keep the ranks as they start")
     method.add_argument("--r-init", type=int, help="starting rank, instead of the preset's")
     method.add_argument("--r-max", type=int, help="highest rank, instead of the preset's")
     method.add_argument(
@@ -164,6 +180,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Checks everything that can be checked first, then loads, encodes, trains and writes."""
     config = _config(options)
+    ranks = None if options.ranks is None else rank_map.of_report(read_report(options.ranks))
     check_out(options.out)
     make_folder(options.out.parent)
     if (options.prior_images is None) != (options.prior_prompt is None):
@@ -191,7 +208,7 @@ def run(options: argparse.Namespace) -> None:
         "resolution": (side, side),
         "started_at": started,
     }
-    training = Training(backbone.denoiser, order, config)
+    training = Training(backbone.denoiser, order, config, ranks)
     folder = RunFolder(_run_path(options), **facts)
     _begin(training, folder, options)
     try:
@@ -249,6 +266,7 @@ def _config(options: argparse.Namespace) -> TrainConfig:
         "r_target",
         "lambda_r",
         "lambda_e",
+        "budget_mb",
         "ac_mode",
         "targets",
         "batch_size",
@@ -260,6 +278,10 @@ def _config(options: argparse.Namespace) -> TrainConfig:
     chosen = {name: getattr(options, name) for name in names}
     given = {"r_init": options.r_init, "r_max": options.r_max}
     chosen |= {name: rank for name, rank in given.items() if rank is not None}
+    if options.budget_mb:
+        chosen["budget_precision"] = options.precision
+    if options.fix_ranks:
+        chosen["rank_freeze"] = 1.0
     return TrainConfig.preset(options.preset, **chosen)
 
 
