@@ -19,7 +19,8 @@ class Previews:
 
     paint: draws `count` RGB pictures with the denoiser as it is, the same way every time. What it
     raises goes to on_trouble as one sentence, and the training goes on; not so what is no Exception
-    or is one of `interrupts`. on_drawn gets step and count. Raises LoRA2Error if every is below 1.
+    or is one of `stops`. on_drawn gets step and count. sheet: all pictures, once the run is over,
+    or None if there are none. Raises LoRA2Error if every is below 1.
     """
 
     def __init__(
@@ -30,17 +31,18 @@ class Previews:
         count: int,
         on_trouble: Callable[[str], None],
         on_drawn: Callable[[int, int], None] = _nobody,
-        interrupts: tuple[type[BaseException], ...] = (),
+        stops: tuple[type[BaseException], ...] = (),
     ):
         if every < 1:
             raise LoRA2Error(f"previews are asked for every {every} steps; ask for 1 or more")
         self.folder = folder
+        self.sheet: Image.Image | None = None
         self._every = every
         self._paint = paint
         self._count = count
         self._on_trouble = on_trouble
         self._on_drawn = on_drawn
-        self._interrupts = interrupts
+        self._stops = stops
 
     def draw(self, training: Training) -> None:
         """Draws the step that training has done, if it is due; training.run must be under way."""
@@ -52,7 +54,7 @@ class Previews:
             with training.sampled():
                 pictures = self._paint()
             self.folder.write(step, pictures)
-        except self._interrupts:
+        except self._stops:
             raise
         # whatever a sampler or a decoder may raise, it is not worth a training run
         except Exception as error:
@@ -61,16 +63,11 @@ class Previews:
         else:
             self._on_drawn(step, len(pictures))
 
-    def sheet(self) -> Image.Image | None:
-        """All steps of the folder on one sheet, or None if there are none; raises OSError."""
-        steps = self.folder.steps()
-        return contact_sheet(steps) if steps else None
-
-    def write_sheet(self) -> None:
-        """Writes sheet.png into the folder, if there is anything on it."""
+    def finish(self) -> None:
+        """Puts all steps of the folder on the sheet, and that beside them."""
         try:
-            sheet = self.sheet()
-            if sheet is not None:
-                self.folder.write_sheet(sheet)
+            if steps := self.folder.steps():
+                self.sheet = contact_sheet(steps)
+                self.folder.write_sheet(self.sheet)
         except OSError as error:
-            self._on_trouble(f"the sheet of previews could not be written: {error}")
+            self._on_trouble(f"the sheet of previews could not be made: {error}")

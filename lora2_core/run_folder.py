@@ -118,7 +118,7 @@ def run_kept(
         if training.done > tried:
             save()
         if previews is not None:
-            previews.write_sheet()
+            previews.finish()
         with suppress(OSError):  # one that nothing was written to
             folder.path.rmdir()
     folder.prune(1)  # of a run that is done the last is enough

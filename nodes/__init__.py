@@ -10,6 +10,7 @@ from .heatmap import LoRA2RankHeatmap
 from .load import LoRA2Load
 from .merge import LoRA2Merge
 from .pick import LoRA2Pick
+from .preview import LoRA2Preview
 from .save import LoRA2Save
 from .train import LoRA2Train
 
@@ -29,4 +30,5 @@ class LoRA2Extension(ComfyExtension):
             LoRA2RankHeatmap,
             LoRA2DemoModel,
             LoRA2DemoPictures,
+            LoRA2Preview,
         ]
