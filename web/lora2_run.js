@@ -135,11 +135,6 @@ export function createLive(document, { theme, pictureAt }) {
     state.textContent = told(frame);
     strip.mark(frame.step);
     picture.ariaLabel = state.textContent;
-    const found = grid(reportAt(begin, frame), "rank");
-    const places = layout(found, element.clientWidth, box.clientHeight);
-    const highest = Math.max(...frames.map(one => one.highest));
-    const all = scale([1, highest], { log: true });
-    draw(prepared(picture, places.width, places.height), found, all, places, { theme: colours, title: "rank" });
     const size = { width: Math.floor((element.clientWidth - 2 * GAP) / 3), height: CURVE };
     const losses = smoothed(frames.map(one => one.loss));
     const series = [losses, frames.map(one => one.mean_rank), frames.map(one => one.megabytes)];
@@ -149,6 +144,12 @@ export function createLive(document, { theme, pictureAt }) {
           steps: begin.steps, label, theme: colours, at: chosen === null ? null : frame.step,
           colour: COLOURS[i],
         }));
+    // last: what is above and below it must have its height first
+    const found = grid(reportAt(begin, frame), "rank");
+    const places = layout(found, element.clientWidth, box.clientHeight);
+    const highest = Math.max(...frames.map(one => one.highest));
+    const all = scale([1, highest], { log: true });
+    draw(prepared(picture, places.width, places.height), found, all, places, { theme: colours, title: "rank" });
     scrubber.max = String(frames.length - 1);
     if (chosen === null) scrubber.value = scrubber.max;
     scrubber.ariaValueText = `step ${frame.step}`;

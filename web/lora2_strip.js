@@ -41,12 +41,19 @@ export function createStrip(document, { pictureAt, onChoice }) {
         alt: pictures > 1 ? `preview ${i + 1} of step ${step}` : `preview of step ${step}`,
         loading: "lazy", decoding: "async", draggable: false, src: pictureAt(step, i),
       });
+      picture.addEventListener("load", reveal); // only now it is as wide as it is
       picture.style.cssText = `height: ${HEIGHT}px; min-width: 24px; border-radius: 2px;`;
       row.append(picture);
     }
     found.append(row, made("span", { textContent: `step ${step}` }));
     found.addEventListener("click", () => onChoice(step));
     return found;
+  }
+
+  function reveal() {
+    const target = buttons.get(marked);
+    if (!target) return;
+    element.scrollLeft = target.offsetLeft - element.offsetLeft - (element.clientWidth - target.offsetWidth) / 2;
   }
 
   function outline(step, on) {
@@ -74,8 +81,7 @@ export function createStrip(document, { pictureAt, onChoice }) {
       if (found === marked) return;
       buttons.forEach((_, one) => outline(one, one === found));
       marked = found;
-      const target = buttons.get(found);
-      element.scrollLeft = target.offsetLeft - element.offsetLeft - (element.clientWidth - target.offsetWidth) / 2;
+      reveal();
     },
     /** Forgets all pictures: another run has begun. */
     clear() {

@@ -44,6 +44,15 @@ def marked(page):
     return int(found[0].removeprefix("step ")) if len(found) == 1 else found
 
 
+def in_view(page):
+    """Whether the marked one is within the strip's frame."""
+    frame = strip(page).bounding_box()
+    box = strip(page).locator("button[aria-pressed=true]").bounding_box()
+    return frame["x"] - 2 <= box["x"] and (
+        box["x"] + box["width"] <= frame["x"] + frame["width"] + 2
+    )
+
+
 def loaded(page):
     """How many pictures are there in full."""
     return (
@@ -85,13 +94,13 @@ def test_previews_come_follow_the_slider_and_survive_a_reload(ready):
     assert steps(page) == [3, 6, 9, 12]
     page.tab.wait_for_timeout(500)
     assert loaded(page) == 4
-    assert marked(page) == 12
+    assert marked(page) == 12 and in_view(page)
     assert strip(page).locator("img").first.get_attribute("alt") == "preview of step 3"
 
     slider = page.tab.locator(".lora2-live:visible input[type=range]")
     slider.focus()
     page.tab.keyboard.press("Home")
-    assert marked(page) == 3
+    assert marked(page) == 3 and in_view(page)
     for _ in range(4):  # to step 5, nearer to 6
         page.tab.keyboard.press("ArrowRight")
     assert marked(page) == 6
