@@ -113,6 +113,7 @@ class Training:
         enabled = config.dtype == "fp16"
         self._scaler = torch.amp.GradScaler(denoiser.device.type, enabled=enabled)
         self._probe = self._entropy_probe()
+        self._watching = ExitStack()  # what watches the network while it trains
         self._at_step = self._drawn()
         self._seconds = 0.0  # of earlier stretches
         self._started = time.monotonic()
@@ -134,16 +135,16 @@ class Training:
         """Trains up to config.steps. on_step may raise to stop; the run can then be asked for its
         result and its state as of the last step that was made.
 
-        Both callbacks find the adapters on the network, and nothing else; on_start comes once,
-        before the first step. Raises TrainingDiverged if loss or gradient is not finite.
+        on_start comes once, before the first step. Raises TrainingDiverged if loss or gradient is
+        not finite.
         """
         self._started = time.monotonic()
-        with attached(self._adapters):
+        with attached(self._adapters), self._watching:
+            self._watch()
             if on_start is not None:
                 on_start()
             for _ in range(self.done, self.config.steps):
-                with self._watched():
-                    entropy = self._step()
+                entropy = self._step()
                 if on_step is not None:
                     on_step(self._info(entropy))
         return self.result()
@@ -151,13 +152,18 @@ class Training:
     @contextmanager
     def sampled(self) -> Iterator[None]:
         """Within the block, in a callback of `run`, the network predicts with the adapter as it is
-        now, without gradients; what is drawn from torch's random streams is put back after it.
+        now, unwatched and without gradients; what is drawn from torch's random streams is put back
+        after it.
         """
         # a seed for everything, as samplers like to set it, reaches every GPU
         gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-        with torch.random.fork_rng(gpus), torch.no_grad():
-            self._method.set_scales(self.done)
-            yield
+        self._watching.close()
+        try:
+            with torch.random.fork_rng(gpus), torch.no_grad():
+                self._method.set_scales(self.done)
+                yield
+        finally:
+            self._watch()
 
     def result(self) -> TrainResult:
         """The adapter as it is now."""
@@ -256,17 +262,14 @@ class Training:
         layers = [found[name] for name in sorted(found, key=self._place)]
         return EntropyProbe(layers, config.entropy_queries, config.seed) if layers else None
 
-    @contextmanager
-    def _watched(self) -> Iterator[None]:
-        """The probe and the recomputation, for one step: a sampler must meet neither."""
-        with ExitStack() as stack:
-            if self._probe is not None:
-                stack.enter_context(self._probe.attached())
-            checkpointing = self.config.gradient_checkpointing
-            stack.enter_context(
-                blocks_checkpointed(self._denoiser.blocks, self._probe, checkpointing)
-            )
-            yield
+    def _watch(self) -> None:
+        """The probe and the recomputation of activations, as steps need them."""
+        if self._probe is not None:
+            self._watching.enter_context(self._probe.attached())
+        checkpointing = self.config.gradient_checkpointing
+        self._watching.enter_context(
+            blocks_checkpointed(self._denoiser.blocks, self._probe, checkpointing)
+        )
 
     def _drawn(self) -> tuple[Tensor, int]:
         """How far randomness has been used up: generator, and passes of the entropy probe."""
