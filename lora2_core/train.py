@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 
 import torch
@@ -131,6 +131,7 @@ class Training:
         enabled = config.dtype == "fp16"
         self._scaler = torch.amp.GradScaler(denoiser.device.type, enabled=enabled)
         self._probe = self._entropy_probe()
+        self._watching = ExitStack()  # what watches the network while it trains
         self._at_step = self._drawn()
         self._seconds = 0.0  # of earlier stretches
         self._started = time.monotonic()
@@ -140,26 +141,43 @@ class Training:
         """Steps that were made."""
         return len(self.losses)
 
-    def run(self, on_step: Callable[[StepInfo], None] | None = None) -> TrainResult:
+    def run(
+        self,
+        on_step: Callable[[StepInfo], None] | None = None,
+        on_start: Callable[[], None] | None = None,
+    ) -> TrainResult:
         """Trains up to config.steps. on_step may raise to stop; the run can then be asked for its
         result and its state as of the last step that was made.
 
-        Raises TrainingDiverged if loss or gradient is not finite.
+        on_start comes once, before the first step. Raises TrainingDiverged if loss or gradient is
+        not finite.
         """
         self._started = time.monotonic()
-        with ExitStack() as stack:
-            stack.enter_context(attached(self._adapters))
-            if self._probe is not None:
-                stack.enter_context(self._probe.attached())
-            checkpointing = self.config.gradient_checkpointing
-            stack.enter_context(
-                blocks_checkpointed(self._denoiser.blocks, self._probe, checkpointing)
-            )
+        with attached(self._adapters), self._watching:
+            self._watch()
+            if on_start is not None:
+                on_start()
             for _ in range(self.done, self.config.steps):
                 entropy = self._step()
                 if on_step is not None:
                     on_step(self._info(entropy))
         return self.result()
+
+    @contextmanager
+    def sampled(self) -> Iterator[None]:
+        """Within the block, in a callback of `run`, the network predicts with the adapter as it is
+        now, unwatched and without gradients; what is drawn from torch's random streams is put back
+        after it.
+        """
+        # a seed for everything, as samplers like to set it, reaches every GPU
+        gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+        self._watching.close()
+        try:
+            with torch.random.fork_rng(gpus), torch.no_grad():
+                self._method.set_scales(self.done)
+                yield
+        finally:
+            self._watch()
 
     def result(self) -> TrainResult:
         """The adapter as it is now."""
@@ -263,6 +281,15 @@ class Training:
         found = cross_attention_layers(self._denoiser.network)
         layers = [found[name] for name in sorted(found, key=self._place)]
         return EntropyProbe(layers, config.entropy_queries, config.seed) if layers else None
+
+    def _watch(self) -> None:
+        """The probe and the recomputation of activations, as steps need them."""
+        if self._probe is not None:
+            self._watching.enter_context(self._probe.attached())
+        checkpointing = self.config.gradient_checkpointing
+        self._watching.enter_context(
+            blocks_checkpointed(self._denoiser.blocks, self._probe, checkpointing)
+        )
 
     def _drawn(self) -> tuple[Tensor, int]:
         """How far randomness has been used up: generator, and passes of the entropy probe."""

@@ -10,6 +10,7 @@ from .heatmap import LoRA2RankHeatmap
 from .load import LoRA2Load
 from .merge import LoRA2Merge
 from .pick import LoRA2Pick
+from .preview import LoRA2Preview
 from .rank_map import LoRA2RankMap
 from .save import LoRA2Save
 from .train import LoRA2Train
@@ -31,4 +32,5 @@ class LoRA2Extension(ComfyExtension):
             LoRA2RankMap,
             LoRA2DemoModel,
             LoRA2DemoPictures,
+            LoRA2Preview,
         ]

@@ -14,6 +14,7 @@ LoraModel = io.Custom("LORA_MODEL")  # the host's own: a LoRA state dict
 LossMap = io.Custom("LOSS_MAP")  # the host's own: {"loss": [...]}
 RankReport = io.Custom("LORA2_RANK_REPORT")  # lora2_core.rank_report's dict, JSON-ready
 
+Preview = io.Custom("LORA2_PREVIEW")  # preview.Plan
 Pick = io.Custom("LORA2_PICK")  # lora2_core.rank_tools.Ingredient
 SAVED_AS = torch.float16  # what a size in megabytes counts in: LoRA² Save's default
 WIRE = "(connected lora)"

@@ -14,13 +14,14 @@ from ..lora2_core.run_state import RunState
 from ..lora2_core.train import Training, TrainingDiverged
 from . import host
 from .live import runs
-from .sockets import ADVANCED, CATEGORY, LoraModel, LossMap, RankReport
+from .sockets import ADVANCED, CATEGORY, LoraModel, LossMap, Preview, RankReport
 
 _D = TrainConfig()
 NEW_RUN = "(new run)"
 host.serve(
     "/lora2/live", lambda asked: runs.states(asked.get("client", ""), asked.get("workflow", ""))
 )
+host.serve_picture("/lora2/preview", runs.thumbnail)
 
 
 def _inputs() -> list:
@@ -220,6 +221,12 @@ def _inputs() -> list:
             extra_dict=ADVANCED,
             tooltip="Keep the ranks as they start; they are not learned.",
         ),
+        Preview.Input(
+            "preview",
+            optional=True,
+            extra_dict=ADVANCED,
+            tooltip="Pictures to draw while it trains, from LoRA² Preview.",
+        ),
     ]
 
 
@@ -240,13 +247,18 @@ class LoRA2Train(io.ComfyNode):
                 LossMap.Output(display_name="loss_map", tooltip="For Plot Loss Graph."),
                 RankReport.Output(display_name="rank_report", tooltip="The rank of every layer."),
                 io.Int.Output(display_name="steps", tooltip="Steps that were trained."),
+                io.Image.Output(
+                    display_name="previews",
+                    tooltip="All previews on one sheet. Without a preview, what is connected here "
+                    "does not run.",
+                ),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
         )
 
     @classmethod
     def execute(
-        cls, model, latents, positive, reg_latents=None, reg_positive=None, **settings
+        cls, model, latents, positive, reg_latents=None, reg_positive=None, preview=None, **settings
     ) -> io.NodeOutput:
         model = model[0]
         settings = {name: values[0] for name, values in settings.items()}
@@ -273,6 +285,7 @@ class LoRA2Train(io.ComfyNode):
             prior_weight=prior_weight,
         )
         folder, state = _run(run, resume)
+        previews = None
         try:
             with (
                 host.trainable(model, config.dtype) as denoiser,
@@ -283,12 +296,21 @@ class LoRA2Train(io.ComfyNode):
                 training = Training(denoiser, order, config, ranks and rank_map.of_report(ranks))
                 if state is not None:
                     training.restore(state)
-                result = run_kept(training, folder, save_every, progress, logging.warning)
+                if preview is not None:
+                    previews = preview[0].previews(folder, denoiser, progress)
+                result = run_kept(training, folder, save_every, progress, logging.warning, previews)
         except TrainingDiverged as error:
             kept = f"The run is kept as {folder.path.name}, up to the step before"
             raise LoRA2Error(f"{error}. {kept if error.step > 1 else ''}".strip()) from error
         lora = pack_result(result)
-        return io.NodeOutput(lora, {"loss": result.losses}, rank_report.report(lora), result.steps)
+        sheet = None if previews is None else previews.sheet
+        return io.NodeOutput(
+            lora,
+            {"loss": result.losses},
+            rank_report.report(lora),
+            result.steps,
+            host.nothing() if sheet is None else host.image(sheet),
+        )
 
 
 def _config(settings: dict) -> TrainConfig:

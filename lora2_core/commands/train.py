@@ -20,8 +20,9 @@ from ..file_layout import PRECISIONS
 from ..packing import pack_result
 from ..run_folder import RunFolder, run_kept
 from ..train import Training, TrainingDiverged
+from . import samples
 from .folders import make_folder
-from .progress import Progress
+from .progress import Progress, warn
 from .rank_options import check_out
 from .ranks import read_report
 
@@ -94,6 +95,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     out.add_argument("--precision", choices=PRECISIONS, default="fp16")
     out.add_argument("--trigger-words", default="", help="noted in the file, separated by commas")
+
+    samples.add_arguments(parser)
 
     method = parser.add_argument_group("how to train")
     method.add_argument(
@@ -187,12 +190,14 @@ def run(options: argparse.Namespace) -> None:
         raise LoRA2Error("prior-images and prior-prompt go together; give both or neither")
     started = time.time()
     side = _side(options)
+    drawing = samples.drawing(options, side)
     pictures = _pictures(options.images, options.prompt, side)
     others = []
     if options.prior_images is not None:
         others = _pictures(options.prior_images, options.prior_prompt, side)
     backbone = load(options)
     own, prior = _examples(backbone, pictures), _examples(backbone, others)
+    paint = None if drawing is None else backbone.painter(drawing)
     backbone.forget_encoders()
     order = batches(
         own,
@@ -211,8 +216,11 @@ def run(options: argparse.Namespace) -> None:
     training = Training(backbone.denoiser, order, config, ranks)
     folder = RunFolder(_run_path(options), **facts)
     _begin(training, folder, options)
+    previews = None
+    if paint is not None:
+        previews = samples.previews(training, folder, paint, options, warn)
     try:
-        result = run_kept(training, folder, options.save_every, Progress(), _warn)
+        result = run_kept(training, folder, options.save_every, Progress(), warn, previews)
     except TrainingDiverged as error:
         raise LoRA2Error(f"{error}. {_where(training, folder)}") from error
     except KeyboardInterrupt:
@@ -318,10 +326,6 @@ def _begin(training: Training, folder: RunFolder, options: argparse.Namespace) -
             f"{folder.path} holds a run of {state.step} steps; add --resume to go on with it, or "
             "choose another --out"
         )
-
-
-def _warn(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 def _where(training: Training, folder: RunFolder) -> str:
