@@ -34,8 +34,8 @@ def _inputs() -> list:
             "preset",
             options=[*PRESETS, "custom"],
             default="balanced",
-            tooltip="Starting and highest rank: balanced 64/128, paper 512/512, small 16/32; "
-            "custom uses r_init and r_max below.",
+            tooltip="Starting and highest rank: balanced 64/128, small 16/32; custom uses r_init "
+            "and r_max below. paper: 512/512, and the method as it is printed.",
         ),
         choice(
             "method",
@@ -58,7 +58,7 @@ def _inputs() -> list:
             max=1.0,
             step=1e-6,
             round=1e-8,
-            tooltip="Of the two factors A and B; ν has its own rate.",
+            tooltip="Of the two factors A and B; ν has its own rate. The preset paper goes with 5e-5.",
         ),
         integer(
             "seed",
@@ -121,7 +121,7 @@ def _inputs() -> list:
             step=0.5,
             optional=True,
             extra_dict=ADVANCED,
-            tooltip="Rank towards which the regulariser pulls every layer.",
+            tooltip="Rank towards which every layer is pulled.",
         ),
         number(
             "lambda_r",
@@ -132,7 +132,7 @@ def _inputs() -> list:
             round=1e-8,
             optional=True,
             extra_dict=ADVANCED,
-            tooltip="λ_r, weight of the rank regulariser. Higher: smaller files.",
+            tooltip="λ_r, what a hundred rows of one layer cost in the loss. Higher: smaller files.",
         ),
         number(
             "lambda_e",

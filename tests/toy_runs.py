@@ -14,8 +14,8 @@ BASE = TrainConfig(
     r_max=12,
     r_target=2,
     rank_rate=8 * 0.25,
+    rank_hold=0.0,
     rank_freeze=0.0,
-    init="fan_in",
     dtype="fp32",
     entropy_queries=5,
 )

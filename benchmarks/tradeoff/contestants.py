@@ -5,11 +5,9 @@ from dataclasses import dataclass, field
 
 from lora2_core.config import TrainConfig
 
-# a small network on a CPU; LoRA² as this project has it, whatever the defaults will be
-BASE = {
-    "dtype": "fp32", "gradient_checkpointing": False, "init": "fan_in", "importance": "unit_energy",
-}  # fmt: skip
-PAPER = {"init": "printed", "importance": "printed"}  # [LoRA², 3.3.1 and eq. 10]
+BASE = {"dtype": "fp32", "gradient_checkpointing": False}  # a small network on a CPU
+NU_TERM = {"rank_term": "nu", "rank_rate": 10.0, "rank_hold": 0.0}  # [LoRA², eq. 12]
+PAPER = {**NU_TERM, "init": "printed", "importance": "printed"}  # [3.3.1 and eq. 10]
 REFERENCE = "lora2"  # the default, which all others are compared with
 FIXED = (1, 2, 4, 8, 16, 32, 64)
 
@@ -70,11 +68,17 @@ _ALL = [
     Contestant("lora2_no_rank_term", {"lambda_r": 0.0}),
     Contestant("lora2_no_entropy", {"lambda_e": 0.0}),
     Contestant("lora2_frozen", {"rank_freeze": 1.0}),  # Λ as it starts: what ν itself is worth
-    Contestant("lora2_hold", {"rank_hold": 0.1}),
+    Contestant("lora2_no_hold", {"rank_hold": 0.0}),
     Contestant("lora2_low", {"r_init": 4}),
     Contestant("lora2_high", {"r_init": 64, "r_max": 128}),
-    Contestant("lora2_slow", {"rank_rate": 3.0}),
-    # as the paper prints it, and with one of the two changes that the default makes
+    Contestant("lora2_cheap", {"lambda_r": 3e-5}),
+    Contestant("lora2_dear", {"lambda_r": 3e-4}),
+    # with the paper's rank term: ν itself has a price, and not the rows
+    _with_own_rate("nu_term", NU_TERM),
+    Contestant("nu_term_hold", {**NU_TERM, "rank_hold": 0.1}, rate_of="nu_term"),
+    Contestant("nu_term_low", {**NU_TERM, "r_init": 4}, rate_of="nu_term"),
+    Contestant("nu_term_high", {**NU_TERM, "r_init": 64, "r_max": 128}, rate_of="nu_term"),
+    # as the paper prints it, and with one of the other two changes that the default makes
     _with_own_rate("paper", PAPER),
     _with_own_rate("paper_fan_in", {**PAPER, "init": "fan_in"}),
     _with_own_rate("paper_unit", {**PAPER, "importance": "unit_energy"}),

@@ -14,6 +14,25 @@ from lora2_core.drawn_world import Subject
 
 from . import judges
 
+_LORA2_ALONE = {
+    "r_target",
+    "lambda_r",
+    "lambda_e",
+    "rank_term",
+    "regulariser",
+    "quantile",
+    "rank_rate",
+    "rank_hold",
+    "rank_freeze",
+    "importance",
+    "init",
+    "growth",
+    "budget_mb",
+    "budget_precision",
+    "shrink_patience",
+    "entropy_queries",
+}
+
 
 def weights_stamp() -> str:
     """Of the bundled weights, once their checksum has been compared."""
@@ -56,11 +75,14 @@ def read(path: Path, stamp: Mapping | None = None) -> dict | None:
 
 
 def _filled(stamp: Mapping) -> dict:
-    """With the default of every setting that did not exist when the stamp was made, so that a new
-    one does not make old results void."""
+    """With the default of every setting that did not exist when the stamp was made, and without
+    those that the method has no use for, so that neither makes old results void."""
     settings = stamp.get("settings", {})
     if "steps" in settings:
-        return {**stamp, "settings": {**asdict(TrainConfig()), **settings}}
+        full = {**asdict(TrainConfig()), **settings}
+        if full["method"] != "lora2":
+            full = {name: value for name, value in full.items() if name not in _LORA2_ALONE}
+        return {**stamp, "settings": full}
     if "of" in settings:
         parents = {name: _filled({"settings": found}) for name, found in settings["of"].items()}
         return {**stamp, "settings": {**settings, "of": parents}}

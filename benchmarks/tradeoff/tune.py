@@ -14,7 +14,7 @@ from lora2_core.errors import LoRA2Error
 from lora2_core.train import TrainingDiverged, train
 
 from . import cutting, measure, store
-from .contestants import CONTESTANTS, PAPER, REFERENCE, Contestant
+from .contestants import CONTESTANTS, PAPER, Contestant
 from .lesson import Lesson, denoiser
 from .workers import each
 
@@ -33,7 +33,7 @@ _SAME_SCALE = {  # (init, importance) → who was tuned at that scale of the upd
     ("printed", "printed"): "paper",
     ("fan_in", "printed"): "paper_fan_in",
     ("printed", "unit_energy"): "paper_unit",
-    ("fan_in", "unit_energy"): REFERENCE,
+    ("fan_in", "unit_energy"): "nu_term",
 }
 _CLOSE = 0.01  # of the base's loss: within it the smaller file is the better one
 TUNED = "tuned"

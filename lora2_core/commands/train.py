@@ -103,7 +103,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--preset",
         choices=PRESETS,
         default="balanced",
-        help="starting and highest rank: balanced 64/128, paper 512/512, small 16/32",
+        help="starting and highest rank: balanced 64/128, small 16/32; paper: 512/512, and the "
+        "method as it is printed",
     )
     method.add_argument(
         "--method",
@@ -119,7 +120,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=_D.steps,
         help="the paper: 500 for SDXL, 800 for KOALA, 1000 for lora",
     )
-    method.add_argument("--learning-rate", type=float, default=_D.learning_rate)
+    method.add_argument(
+        "--learning-rate",
+        type=float,
+        default=_D.learning_rate,
+        help="of the factors; the preset paper goes with 5e-5",
+    )
     method.add_argument(
         "--budget-mb",
         type=float,
@@ -147,7 +153,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--lambda-r",
         type=float,
         default=_D.lambda_r,
-        help="how strongly; higher makes smaller files",
+        help="what a hundred rows of one layer cost in the loss; higher makes smaller files",
     )
     method.add_argument(
         "--lambda-e",

@@ -17,7 +17,7 @@ from ..importance import (
     rho_of,
     sum_of_squares,
 )
-from ..losses import rank_penalty
+from ..losses import rank_penalty, row_penalty
 from ..optimizer import RowAdamW
 from .method import Factors, Method
 
@@ -92,12 +92,14 @@ class AdaptiveRank(Method):
             adapter.scale = scale
 
     def penalty(self, step: int) -> Tensor | None:
-        """λ_r Σ|ν − ν_target| [eq. 12]; none where a budget holds the size."""
+        """The price of rows, or λ_r Σ|ν − ν_target| [eq. 12]; none where a budget holds."""
         if not self._moving(step) or self._budget is not None:
             return None
         config = self.config
-        distance = rank_penalty(nu_of(self.rho), self.nu_target, config.regulariser)
-        return config.lambda_r * distance
+        nu, target, reduction = nu_of(self.rho), self.nu_target, config.regulariser
+        if config.rank_term == "nu":
+            return config.lambda_r * rank_penalty(nu, target, reduction)
+        return config.lambda_r * row_penalty(nu, target, reduction, config.quantile)
 
     def before_step(self) -> None:
         """Remembers where ρ stood, so that after_step can tell which crossed the target."""

@@ -213,7 +213,7 @@ def test_of_equal_losses_the_smaller_file_is_preferred_and_then_the_default():
 
 
 def test_settings_are_tried_at_the_rate_of_their_scale():
-    rates = {"paper": 1.0, "paper_fan_in": 2.0, "lora2": 3.0}
+    rates = {"paper": 1.0, "paper_fan_in": 2.0, "nu_term": 3.0}
     assert tune._rate_for({"rank_hold": 0.3}, rates) == 1.0
     assert tune._rate_for({"init": "fan_in"}, rates) == 2.0
     assert tune._rate_for({"init": "fan_in", "importance": "unit_energy"}, rates) == 3.0
@@ -299,7 +299,7 @@ def test_a_setting_that_is_new_does_not_make_old_results_void(tmp_path):
     for wrap in (lambda s: s, lambda s: {"parent": "lora2", "of": {"lora2": s}}):
         store.write(path, {"stamp": {"settings": wrap(older)}})
         assert store.read(path, {"settings": wrap(made)})
-        assert store.read(path, {"settings": wrap({**made, "rank_hold": 0.1})}) is None
+        assert store.read(path, {"settings": wrap({**made, "rank_hold": 0.2})}) is None
         assert store.read(path, {"settings": wrap({**made, "steps": 8})}) is None
 
 

@@ -19,6 +19,11 @@ COMMON = {
     "lambda_e": 1e-2,
     "dtype": "fp32",
     "seed": 5,
+    "rank_term": "nu",
+    "rank_rate": 10.0,
+    "rank_hold": 0.0,
+    "importance": "printed",
+    "init": "printed",
 }
 BOTH = {"grow", "shrink"}
 RUNS = {
@@ -32,6 +37,18 @@ RUNS = {
     "hold and freeze": ({"r_init": 4, "r_target": 9, "rank_hold": 0.2, "rank_freeze": 0.3}, BOTH),
     "unit energy": (
         {"r_init": 5, "r_target": 3, "rank_rate": 40.0, "importance": "unit_energy"},
+        BOTH,
+    ),
+    "defaults": (
+        {
+            "r_init": 6,
+            "r_target": 2,
+            "lambda_r": 1e-3,
+            **{
+                name: getattr(TrainConfig(), name)
+                for name in ("rank_term", "rank_rate", "rank_hold", "importance", "init")
+            },
+        },
         BOTH,
     ),
     "accumulate": (
