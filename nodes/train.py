@@ -58,7 +58,7 @@ def _inputs() -> list:
             max=1.0,
             step=1e-6,
             round=1e-8,
-            tooltip="Of the two factors A and B; ν has its own rate. The preset paper goes with 5e-5.",
+            tooltip="Of the two factors A and B; ν has its own. The preset paper goes with 5e-5.",
         ),
         integer(
             "seed",
@@ -132,7 +132,7 @@ def _inputs() -> list:
             round=1e-8,
             optional=True,
             extra_dict=ADVANCED,
-            tooltip="λ_r, what a hundred rows of one layer cost in the loss. Higher: smaller files.",
+            tooltip="λ_r, what a hundred rows of a layer cost in the loss. Higher: smaller files.",
         ),
         number(
             "lambda_e",
