@@ -10,6 +10,7 @@ from .errors import LoRA2Error
 COMMANDS = {
     "demo": "see the whole thing work, on a model that comes with it",
     "train": "train an adapter on a folder of pictures",
+    "ranks": "average the ranks of adapters, for another training to start from",
     "inspect": "show the ranks of an adapter",
     "merge": "merge adapters of any ranks into one",
     "compress": "make an adapter smaller, with the least loss",

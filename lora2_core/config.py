@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields, replace
 
 from .errors import LoRA2Error
+from .file_size import BYTES
 from .importance import QUANTILE
 
 METHODS = ("lora2", "ac_lora", "lora")
@@ -17,7 +18,15 @@ MAX_RANK = 512
 # [LoRA², section 4]: `paper` is the printed setting; the smaller two are this project's.
 PRESETS = {
     "balanced": {"r_init": 64, "r_max": 128},
-    "paper": {"r_init": 512, "r_max": 512},
+    "paper": {
+        "r_init": 512,
+        "r_max": 512,
+        "importance": "printed",
+        "init": "printed",
+        "rank_term": "nu",
+        "rank_rate": 10.0,
+        "rank_hold": 0.0,
+    },
     "small": {"r_init": 16, "r_max": 32},
 }
 
@@ -29,22 +38,27 @@ class TrainConfig:
     method: str = "lora2"
     targets: str = "attention"  # to_q, to_k, to_v, to_out of every attention [LoRA², 4]
     steps: int = 500  # optimiser steps; the paper's SDXL figure (KOALA 800, plain LoRA 1000)
-    learning_rate: float = 5e-5  # of A and B [LoRA², 4]
+    # of A and B. The paper's 5e-5 goes with its A, √n times as large as "fan_in"; this is what
+    # training scripts of plain LoRA start from
+    learning_rate: float = 1e-4
     weight_decay: float = 0.01  # of A and B, decoupled; diffusers' DreamBooth default
     max_grad_norm: float = 1.0  # of A and B together; ν is clipped apart, or it would eat the norm
     r_init: int = 64  # rank that every component starts from; the others' fixed rank
     r_max: int = 128  # no component grows past it
     r_target: float = 1.0  # where the regulariser pulls ν; "many collapse to rank 1" [LoRA², 5]
-    lambda_r: float = 1e-4  # weight of the rank regulariser [LoRA², 4]
+    lambda_r: float = 1e-4  # weight of the rank term [LoRA², 4]; with "rows", what 100 rows cost
+    rank_term: str = "rows"  # ours, |t − t_target| in rows; "nu": |ν − ν_target| [eq. 12]
     lambda_e: float = 1e-4  # weight of the cross-attention entropy [LoRA², 4]
     regulariser: str = "sum"  # over components, as printed [eq. 12]; "mean" divides by their count
     quantile: float = QUANTILE
-    rank_rate: float = 10.0  # learning rate of ρ times steps: at 5e-5 ν could hardly move
-    rank_hold: float = 0.0  # share of the run before ν may move; until then B is near zero
+    rank_rate: float = 30.0  # learning rate of ρ times steps: at 5e-5 ν could hardly move
+    rank_hold: float = 0.1  # share of the run before ν may move: B is near zero, and ν blind
     rank_freeze: float = 0.1  # share at the end with ranks fixed, so that A and B settle
-    importance: str = "printed"  # Λ = f [eq. 10]; "unit_energy" (ours): of one norm for every ν
-    init: str = "printed"  # A ~ N(0, 2/Σf²) [3.3.1]; "fan_in" divides the std by √n
+    importance: str = "unit_energy"  # ours, Λ of one norm for every ν; "printed": Λ = f [eq. 10]
+    init: str = "fan_in"  # ours, the std by √n; "printed": A ~ N(0, 2/Σf²) [3.3.1]
     growth: str = "zero"  # new columns of B; "random" is the paper's word but kicks the output
+    budget_mb: float = 0.0  # size of the finished file, in place of λ_r; 0: none. 1 MB is 10⁶ bytes
+    budget_precision: str = "fp16"  # what the file is to be saved in
     ac_mode: str = "product"  # AC-LoRA: what is cut; "paper" cuts A and B apart
     ac_period: float = 0.1  # AC-LoRA: share of the run between restarts; 10 of 100 epochs [AC]
     shrink_patience: int = 50  # steps at a quarter of the capacity before memory is given back
@@ -78,13 +92,16 @@ class TrainConfig:
         _one_of("dtype", self.dtype, DTYPES)
         _one_of("ac_mode", self.ac_mode, AC_MODES)
         _one_of("regulariser", self.regulariser, ("sum", "mean"))
+        _one_of("rank_term", self.rank_term, ("rows", "nu"))
         _one_of("importance", self.importance, ("printed", "unit_energy"))
         _one_of("init", self.init, ("printed", "fan_in"))
+        _one_of("budget_precision", self.budget_precision, tuple(BYTES))
         _one_of("growth", self.growth, ("zero", "random"))
         for name in ("steps", "batch_size", "gradient_accumulation", "entropy_queries", "r_init"):
             _at_least(name, getattr(self, name), 1)
         for name in ("lambda_r", "lambda_e", "weight_decay", "shrink_patience", "rank_rate"):
             _at_least(name, getattr(self, name), 0)
+        _at_least("budget_mb", self.budget_mb, 0)
         for name in ("learning_rate", "max_grad_norm", "r_target"):
             if not getattr(self, name) > 0:
                 raise LoRA2Error(f"{name} is {getattr(self, name)}; it must be above 0")
@@ -96,6 +113,16 @@ class TrainConfig:
         if not 0 < self.quantile < 1:
             raise LoRA2Error(f"quantile is {self.quantile}; choose a share between 0 and 1")
         self._check_options()
+        if self.budget_mb and self.method != "lora2":
+            raise LoRA2Error(
+                f"budget_mb is {self.budget_mb:g}, but {self.method} does not learn its ranks by "
+                "size; choose the method lora2, or set budget_mb to 0"
+            )
+        if self.method == "ac_lora" and self.rank_freeze >= 1:
+            raise LoRA2Error(
+                "the ranks are to stay fixed (rank_freeze is 1), but AC-LoRA measures them at the "
+                "end; choose the method lora2 or lora"
+            )
         if self.r_max > MAX_RANK:
             raise LoRA2Error(f"r_max is {self.r_max}; the largest supported rank is {MAX_RANK}")
         if self.r_init > self.r_max:

@@ -12,7 +12,8 @@ from .config import TrainConfig
 from .data import batches
 from .demo_model import bundled, checkpoint, studio
 from .drawn_world import BACKGROUNDS, Subject, photograph
-from .train import StepInfo, TrainResult, train
+from .previews import Previews
+from .train import StepInfo, Training, TrainResult
 
 PICTURES = 5
 _GAP, _LEFT, _LINE = 6, 92, 22  # of the contact sheet, px
@@ -31,9 +32,13 @@ class DemoRun:
 
 
 def run(
-    subject: Subject, config: TrainConfig, on_step: Callable[[StepInfo], None] | None = None
+    subject: Subject,
+    config: TrainConfig,
+    on_step: Callable[[StepInfo], None],
+    previews: Callable[[Callable[[], list[Image.Image]], int], Previews] | None = None,
 ) -> DemoRun:
-    """Trains on PICTURES pictures of the subject; draws it from equal noise before and after.
+    """Trains on PICTURES pictures of the subject; draws it from equal noise before and after, and
+    with `previews` meanwhile too, which is given what draws, and how many pictures that are.
 
     Raises LoRA2Error if the bundled weights are missing or damaged.
     """
@@ -50,7 +55,18 @@ def run(
         accumulation=config.gradient_accumulation,
         seed=config.seed,
     )
-    result = train(denoiser, order, config, on_step)
+    training = Training(denoiser, order, config)
+    if previews is None:
+        result = training.run(on_step)
+    else:
+        meanwhile = previews(lambda: studio.draw(model, prompts, config.seed), len(prompts))
+
+        def note(info: StepInfo) -> None:
+            on_step(info)
+            meanwhile.draw(training)
+
+        result = training.run(note)
+        meanwhile.finish()
     with applied(denoiser, result.factors):
         after = studio.draw(model, prompts, config.seed)
     return DemoRun(pictures, prompts, before, after, result)

@@ -4,6 +4,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .importance import QUANTILE, log_mass
+
+_ROWS = 100  # that λ_r is the price of
+
 
 def prediction_loss(prediction: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
     """Mean squared error in the model's own prediction space [eq. 11], in fp32.
@@ -18,7 +22,24 @@ def prediction_loss(prediction: Tensor, target: Tensor, weights: Tensor | None =
 
 def rank_penalty(nu: Tensor, nu_target: float | Tensor, reduction: str = "sum") -> Tensor:
     """Σ_ℓ |ν_ℓ − ν_target| [eq. 12]; nu: [L]. `mean` divides by L."""
-    distance = (nu - nu_target).abs()
+    return _reduced((nu - nu_target).abs(), reduction)
+
+
+def row_penalty(
+    nu: Tensor, nu_target: float | Tensor, reduction: str = "sum", quantile: float = QUANTILE
+) -> Tensor:
+    """Σ_ℓ |t_ℓ − t_target| / 100 with t = −ln(1−q)/ν, the rows that a component has [ours].
+
+    Every row costs the same. Along ν [eq. 12] a row is the cheaper the more there are, as 1/t²:
+    a component that gains more from its next row than that costs grows to the cap, all others
+    shrink to the target, and where they started decides which. nu: [L]. `mean` divides by L.
+    """
+    rows = log_mass(quantile) / nu
+    target = log_mass(quantile) / nu_target
+    return _reduced((rows - target).abs(), reduction) / _ROWS
+
+
+def _reduced(distance: Tensor, reduction: str) -> Tensor:
     return distance.mean() if reduction == "mean" else distance.sum()
 
 

@@ -1,6 +1,6 @@
 """What ranks an adapter has: rows that the viewer draws, ready for JSON."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 
 from torch import Tensor
@@ -53,6 +53,25 @@ def with_cut(report: dict, outcome: Outcome | Expanded) -> dict:
     return report | {"totals": totals, "components": components}
 
 
+def of_rows(rows: Sequence[Mapping], method: str | None) -> dict:
+    """A report of its components' rows: totals, and the rows and columns that occur."""
+    ranks = [row["rank"] for row in rows]
+    weights = [row["shape"][0] + prod(row["shape"][1:]) for row in rows]
+    parameters = sum(rank * weight for rank, weight in zip(ranks, weights, strict=True))
+    totals = {
+        "components": len(rows),
+        "bytes": sum(row["bytes"] for row in rows),
+        "parameters": parameters,
+        "mean_rank": sum(ranks) / len(ranks),
+        "weighted_mean_rank": parameters / sum(weights),
+        "min_rank": min(ranks),
+        "max_rank": max(ranks),
+        "rank_one": ranks.count(1),
+    }
+    found = {"format": FORMAT, "method": method, "totals": totals, "components": list(rows)}
+    return found | outline(Place(*(row[key] for key in Place._fields)) for row in rows)
+
+
 def _report(
     listed: list[Stored],
     sizes: Mapping[str, int],
@@ -77,21 +96,7 @@ def _report(
                 "bytes": sum(sizes[key] for key in keys if key is not None),
             }
         )
-    ranks = [row["rank"] for row in rows]
-    weights = [row["shape"][0] + prod(row["shape"][1:]) for row in rows]
-    parameters = sum(rank * weight for rank, weight in zip(ranks, weights, strict=True))
-    totals = {
-        "components": len(rows),
-        "bytes": sum(row["bytes"] for row in rows),
-        "parameters": parameters,
-        "mean_rank": sum(ranks) / len(ranks),
-        "weighted_mean_rank": parameters / sum(weights),
-        "min_rank": min(ranks),
-        "max_rank": max(ranks),
-        "rank_one": ranks.count(1),
-    }
-    found = {"format": FORMAT, "method": method, "totals": totals, "components": rows}
-    return found | outline(placed.values())
+    return of_rows(rows, method)
 
 
 def _places(listed: list[Stored]) -> dict[str, Place]:

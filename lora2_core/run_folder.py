@@ -9,6 +9,7 @@ from pathlib import Path
 from . import adapter_file
 from .errors import LoRA2Error
 from .packing import pack_result
+from .previews import Previews
 from .run_state import NewerState, RunState, read_state, write_state
 from .train import StepInfo, Training, TrainResult
 
@@ -83,9 +84,10 @@ def run_kept(
     every: int,
     on_step: Callable[[StepInfo], None],
     on_trouble: Callable[[str], None],
+    previews: Previews | None = None,
 ) -> TrainResult:
     """training.run, its state kept every `every` steps (0: never), on any error, and at its end;
-    then it alone.
+    then it alone. Previews are drawn when the step's state has been kept.
 
     on_step may raise to stop. A state that cannot be written goes to on_trouble, and the training
     goes on.
@@ -104,12 +106,19 @@ def run_kept(
         on_step(info)
         if every and info.step % every == 0:
             save()
+        draw()
+
+    def draw() -> None:
+        if previews is not None:
+            previews.draw(training)
 
     try:
-        result = training.run(note)
+        result = training.run(note, on_start=draw)
     finally:
         if training.done > tried:
             save()
+        if previews is not None:
+            previews.finish()
         with suppress(OSError):  # one that nothing was written to
             folder.path.rmdir()
     folder.prune(1)  # of a run that is done the last is enough

@@ -2,19 +2,22 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
+from . import rank_map
 from .attention import EntropyProbe, blocks_checkpointed
-from .config import TrainConfig
+from .config import MAX_RANK, TrainConfig
 from .data import Batch
 from .denoiser import Denoiser
 from .ema import AdapterAverage
 from .errors import LoRA2Error
+from .file_metadata import kohya_name, training_metadata
+from .file_size import overhead
 from .inject import attached, create_adapters, cross_attention_layers, file_order
 from .losses import prediction_loss
 from .methods import METHODS
@@ -27,6 +30,7 @@ from .timesteps import draw_levels, level_weights
 from .weighting import min_snr_weights
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+_WORDS = 2000  # bytes of trigger words, title, resolution and dates
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class StepInfo:
     step: steps done, from 1. loss: prediction loss of this step. entropy: mean cross-attention
     entropy in nats, or None. ranks: one a component, in the file's order. parameters: of a
     file of these ranks. seconds: since start. components: module name and weight shape of each,
-    as the file names them; the same tuple every time.
+    as the file names them; the same tuple every time. overhead: bytes of the file beside its rows.
     """
 
     step: int
@@ -47,11 +51,12 @@ class StepInfo:
     parameters: int
     seconds: float
     components: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    overhead: int = 0
 
     @property
     def megabytes(self) -> float:
-        """Size of the factors in half precision."""
-        return 2 * self.parameters / 1e6
+        """Size of the file in half precision, as it would be now."""
+        return (2 * self.parameters + self.overhead) / 1e6
 
     @property
     def mean_rank(self) -> float:
@@ -93,10 +98,17 @@ class Training:
 
     denoiser is left as it was. batches: the batches of each optimiser step (data.batches), from
     the first step on. The same seed gives the same result, bit for bit, on a CPU, however often
-    the run was stopped and taken up. Raises LoRA2Error for settings that do not fit.
+    the run was stopped and taken up. ranks: component → the rank that it starts from
+    (rank_map.starts); None: r_init for all. Raises LoRA2Error for settings that do not fit.
     """
 
-    def __init__(self, denoiser: Denoiser, batches: Iterator[list[Batch]], config: TrainConfig):
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        batches: Iterator[list[Batch]],
+        config: TrainConfig,
+        ranks: Mapping[str, int] | None = None,
+    ):
         self.config = config
         self.losses: list[float] = []
         self._denoiser = denoiser
@@ -109,7 +121,13 @@ class Training:
         )  # fmt: skip
         adapters.sort(key=lambda adapter: self._place(adapter.name))
         self._adapters = adapters
-        self._method = kind(config, adapters)
+        self._components = tuple(
+            (denoiser.module_name(adapter.name), tuple(adapter.layer.weight.shape))
+            for adapter in adapters
+        )
+        starts = None if ranks is None else rank_map.starts(ranks, self._components, config.r_init)
+        self._overhead = _overhead(self._components, config)
+        self._method = kind(config, adapters, starts, self._overhead)
         self._method.start(self._generator)
         self._optimizer = make_optimizer(config, adapters, self._method.rho)
         self._average = None
@@ -120,39 +138,53 @@ class Training:
         enabled = config.dtype == "fp16"
         self._scaler = torch.amp.GradScaler(denoiser.device.type, enabled=enabled)
         self._probe = self._entropy_probe()
+        self._watching = ExitStack()  # what watches the network while it trains
         self._at_step = self._drawn()
         self._seconds = 0.0  # of earlier stretches
         self._started = time.monotonic()
-        self._components = tuple(
-            (denoiser.module_name(adapter.name), tuple(adapter.layer.weight.shape))
-            for adapter in adapters
-        )
 
     @property
     def done(self) -> int:
         """Steps that were made."""
         return len(self.losses)
 
-    def run(self, on_step: Callable[[StepInfo], None] | None = None) -> TrainResult:
+    def run(
+        self,
+        on_step: Callable[[StepInfo], None] | None = None,
+        on_start: Callable[[], None] | None = None,
+    ) -> TrainResult:
         """Trains up to config.steps. on_step may raise to stop; the run can then be asked for its
         result and its state as of the last step that was made.
 
-        Raises TrainingDiverged if loss or gradient is not finite.
+        on_start comes once, before the first step. Raises TrainingDiverged if loss or gradient is
+        not finite.
         """
         self._started = time.monotonic()
-        with ExitStack() as stack:
-            stack.enter_context(attached(self._adapters))
-            if self._probe is not None:
-                stack.enter_context(self._probe.attached())
-            checkpointing = self.config.gradient_checkpointing
-            stack.enter_context(
-                blocks_checkpointed(self._denoiser.blocks, self._probe, checkpointing)
-            )
+        with attached(self._adapters), self._watching:
+            self._watch()
+            if on_start is not None:
+                on_start()
             for _ in range(self.done, self.config.steps):
                 entropy = self._step()
                 if on_step is not None:
                     on_step(self._info(entropy))
         return self.result()
+
+    @contextmanager
+    def sampled(self) -> Iterator[None]:
+        """Within the block, in a callback of `run`, the network predicts with the adapter as it is
+        now, unwatched and without gradients; what is drawn from torch's random streams is put back
+        after it.
+        """
+        # a seed for everything, as samplers like to set it, reaches every GPU
+        gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+        self._watching.close()
+        try:
+            with torch.random.fork_rng(gpus), torch.no_grad():
+                self._method.set_scales(self.done)
+                yield
+        finally:
+            self._watch()
 
     def result(self) -> TrainResult:
         """The adapter as it is now."""
@@ -199,6 +231,7 @@ class Training:
             "passes": passes,
             "scaler": self._scaler.state_dict(),
             "method": self._method.state(),
+            "starts": self._method.starts,
         }
         parts, facts["optimizer"] = self._optimizer.extra_state()
         tensors |= {f"optimizer.{name}": part.cpu() for name, part in parts.items()}
@@ -220,6 +253,11 @@ class Training:
             raise LoRA2Error(
                 f"the run was trained on another network ({len(facts['components'])} layers, "
                 f"here {len(components)}); load the model that it was started with"
+            )
+        if facts.get("starts", self._method.starts) != self._method.starts:
+            raise LoRA2Error(
+                "the run was started from other ranks; give the rank map that it was begun with, "
+                "or start a new run"
             )
         everything = list(range(len(self._adapters)))
         self._optimizer.before_change(everything)
@@ -262,6 +300,15 @@ class Training:
         found = cross_attention_layers(self._denoiser.network)
         layers = [found[name] for name in sorted(found, key=self._place)]
         return EntropyProbe(layers, config.entropy_queries, config.seed) if layers else None
+
+    def _watch(self) -> None:
+        """The probe and the recomputation of activations, as steps need them."""
+        if self._probe is not None:
+            self._watching.enter_context(self._probe.attached())
+        checkpointing = self.config.gradient_checkpointing
+        self._watching.enter_context(
+            blocks_checkpointed(self._denoiser.blocks, self._probe, checkpointing)
+        )
 
     def _drawn(self) -> tuple[Tensor, int]:
         """How far randomness has been used up: generator, and passes of the entropy probe."""
@@ -331,7 +378,7 @@ class Training:
         )
         return StepInfo(
             self.done, self.config.steps, self.losses[-1], entropy, ranks, size, self._elapsed(),
-            self._components,
+            self._components, self._overhead,
         )  # fmt: skip
 
     def _elapsed(self) -> float:
@@ -343,9 +390,21 @@ def train(
     batches: Iterator[list[Batch]],
     config: TrainConfig,
     on_step: Callable[[StepInfo], None] | None = None,
+    ranks: Mapping[str, int] | None = None,
 ) -> TrainResult:
     """A Training from its first step to its last."""
-    return Training(denoiser, batches, config).run(on_step)
+    return Training(denoiser, batches, config, ranks).run(on_step)
+
+
+def _overhead(components: Sequence[tuple[str, tuple[int, ...]]], config: TrainConfig) -> int:
+    """Bytes of the file beside its rows, with room for a few words about it."""
+    ranks = {name: (0.123456789, MAX_RANK) for name, _ in components}
+    # a date of its own: the same settings must count the same bytes whenever the run goes on
+    known = training_metadata(
+        method=config.method, settings=asdict(config), ranks=ranks, finished_at=0.0
+    )
+    highest = {kohya_name(name): (shape, MAX_RANK) for name, shape in components}
+    return overhead(highest, known) + _WORDS
 
 
 def _under(stem: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

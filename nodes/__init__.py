@@ -11,6 +11,8 @@ from .load import LoRA2Load
 from .merge import LoRA2Merge
 from .options import LoRA2Options
 from .pick import LoRA2Pick
+from .preview import LoRA2Preview
+from .rank_map import LoRA2RankMap
 from .save import LoRA2Save
 from .train import LoRA2Train
 
@@ -29,6 +31,8 @@ class LoRA2Extension(ComfyExtension):
             LoRA2Compress,
             LoRA2ExpandRanks,
             LoRA2RankHeatmap,
+            LoRA2RankMap,
             LoRA2DemoModel,
             LoRA2DemoPictures,
+            LoRA2Preview,
         ]

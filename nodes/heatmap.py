@@ -4,11 +4,10 @@ import json
 
 from comfy_api.latest import io
 
-from ..lora2_core import rank_picture, rank_report
+from ..lora2_core import rank_picture
 from ..lora2_core.errors import LoRA2Error
-from ..lora2_core.lazy_file import LazyState
-from ..lora2_core.rank_tools import Adapter, Ingredient, open_adapter
-from . import host
+from ..lora2_core.rank_tools import Adapter
+from . import host, reports
 from .shown import shown
 from .sockets import (
     CATEGORY,
@@ -79,23 +78,20 @@ class LoRA2RankHeatmap(io.ComfyNode):
 
 
 def _of_adapter(adapter: Adapter) -> dict:
-    if isinstance(adapter.state, LazyState):  # gigabytes take no longer than their header
-        report = rank_report.report_from_header(adapter.state.header)
-    else:
-        report = rank_report.report(adapter.state)
-    return {"title": adapter.name, "report": report, "token": shown.add(adapter)}
+    return {
+        "title": adapter.name, "report": reports.report_of(adapter), "token": shown.add(adapter)
+    }  # fmt: skip
 
 
 def _of_file(name: str) -> dict:
-    return _of_adapter(open_adapter(host.lora_path(name), name))
+    return _of_adapter(reports.file_adapter(name))
 
 
 def _of_wire(source, title: str) -> dict:
-    if isinstance(source, Ingredient):
-        return _of_adapter(source.adapter)
-    if "components" in source and "totals" in source:
-        return {"title": title, "report": source, "token": None}
-    return _of_adapter(open_adapter(source, title))
+    found = reports.wired(source, title)
+    if isinstance(found, dict):
+        return {"title": title, "report": found, "token": None}
+    return _of_adapter(found)
 
 
 def _spectra(asked: dict[str, str]) -> dict | None:

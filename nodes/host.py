@@ -7,8 +7,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -18,6 +18,7 @@ import comfy.lora_convert
 import comfy.model_base
 import comfy.model_management
 import comfy.model_sampling
+import comfy.sample
 import comfy.sampler_helpers
 import comfy.samplers
 import comfy.sd
@@ -26,23 +27,29 @@ import folder_paths
 import numpy as np
 import torch
 from aiohttp import web
+from comfy_execution.graph_utils import ExecutionBlocker
 from PIL import Image
 from server import PromptServer
 from torch import Tensor, nn
 
 from ..lora2_core.data import Example
 from ..lora2_core.errors import LoRA2Error
+from ..lora2_core.preview_folder import PreviewFolder
 from ..lora2_core.train import StepInfo
 from .live import runs
 
+SAMPLERS = comfy.samplers.KSampler.SAMPLERS
+SCHEDULERS = comfy.samplers.KSampler.SCHEDULERS
+Interrupt = comfy.model_management.InterruptProcessingException
 _BLOCKS = ("BasicTransformerBlock", "ResBlock")
 _LOG_INTERVAL = 1.0  # seconds between lines of the log
 
 
 class HostDenoiser:
-    """The UNet of a loaded MODEL; meets lora2_core's Denoiser protocol."""
+    """The UNet of a loaded MODEL; meets lora2_core's Denoiser protocol. loan: of its weights."""
 
-    def __init__(self, model: comfy.model_base.BaseModel, device: torch.device):
+    def __init__(self, model: comfy.model_base.BaseModel, device: torch.device, loan: "_Loan"):
+        self.loan = loan
         self.network = model.diffusion_model
         self.blocks = [m for m in self.network.modules() if type(m).__name__ in _BLOCKS]
         self.device = device
@@ -176,11 +183,123 @@ def trainable(patcher, dtype: str) -> Iterator[HostDenoiser]:
         if getattr(patcher, "is_dynamic", lambda: False)():
             # pieces may be evicted between forward and backward, while autograd refers to them
             patcher = patcher.get_non_dynamic_delegate()
-        comfy.model_management.load_models_gpu([patcher], force_full_load=True)
-        model = patcher.model
-        with _borrowed_weights(model), _computing_in(model, dtype), _in_training():
-            yield HostDenoiser(model, patcher.load_device)
+        with _Loan(patcher, dtype) as loan:
+            yield HostDenoiser(patcher.model, patcher.load_device, loan)
         comfy.model_management.soft_empty_cache()
+
+
+class ModelLost(LoRA2Error):
+    """The host could not give a model to training again."""
+
+
+class _Loan:
+    """A model's weights on loan to training; the host may have them back for a while."""
+
+    def __init__(self, patcher, dtype: str):
+        self._patcher = patcher
+        self._dtype = dtype
+        self._held = ExitStack()
+
+    def __enter__(self) -> "_Loan":
+        comfy.model_management.load_models_gpu([self._patcher], force_full_load=True)
+        model = self._patcher.model
+        with ExitStack() as stack:  # all or nothing
+            stack.enter_context(_borrowed_weights(model))
+            stack.enter_context(_computing_in(model, self._dtype))
+            stack.enter_context(_in_training())
+            self._held = stack.pop_all()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._held.close()
+
+    @contextmanager
+    def given_back(self) -> Iterator:
+        """The model as the host knows it, to sample with: within the block it may move the weights
+        as it likes. Afterwards they are loaded in full and borrowed again, whatever happened.
+
+        Raises ModelLost if that fails.
+        """
+        self._held.close()
+        try:
+            with torch.inference_mode():
+                yield self._patcher
+        finally:
+            comfy.model_management.soft_empty_cache()
+            self._take_again()
+
+    def _take_again(self) -> None:
+        try:
+            self.__enter__()
+        except Exception as error:
+            raise ModelLost(
+                f"after a preview the model could not be loaded in full again ({error}); ask for "
+                "smaller previews, or none, and resume the run"
+            ) from error
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What the host's sampler takes beside a model, and the VAE that decodes.
+
+    pairs: positive and negative CONDITIONING of each picture. width, height: px.
+    """
+
+    vae: comfy.sd.VAE
+    pairs: Sequence[tuple[list, list]]
+    seed: int
+    steps: int
+    cfg: float
+    sampler_name: str
+    scheduler: str
+    width: int
+    height: int
+
+
+def zeroed(conditioning: list) -> list:
+    """The conditioning with zeros for words: SDXL's own unconditional one."""
+    return [
+        [
+            torch.zeros_like(context),
+            more | {k: torch.zeros_like(v) for k, v in more.items() if k == "pooled_output"},
+        ]
+        for context, more in conditioning
+    ]
+
+
+def painter(denoiser: HostDenoiser, sampling: Sampling) -> Callable[[], list[Image.Image]]:
+    """Draws the pictures with a model that is in training, as the host would with the adapter."""
+
+    def paint() -> list[Image.Image]:
+        with denoiser.loan.given_back() as patcher:
+            return [_sampled(patcher, sampling, *pair) for pair in sampling.pairs]
+
+    return paint
+
+
+def _sampled(patcher, sampling: Sampling, positive: list, negative: list) -> Image.Image:
+    shape = 1, latent_channels(patcher), sampling.height // 8, sampling.width // 8
+    empty = torch.zeros(shape, device=comfy.model_management.intermediate_device())
+    samples = comfy.sample.sample(
+        patcher,
+        comfy.sample.prepare_noise(empty, sampling.seed),
+        sampling.steps,
+        sampling.cfg,
+        sampling.sampler_name,
+        sampling.scheduler,
+        positive,
+        negative,
+        empty,
+        callback=_stop_if_cancelled,
+        disable_pbar=True,
+        seed=sampling.seed,
+    )
+    pixels = sampling.vae.decode(samples)[0].float().mul(255).clamp(0, 255)
+    return Image.fromarray(pixels.cpu().numpy().astype(np.uint8))
+
+
+def _stop_if_cancelled(*_) -> None:
+    comfy.model_management.throw_exception_if_processing_interrupted()
 
 
 @contextmanager
@@ -271,6 +390,19 @@ class Progress:
         # every step: the bar checks too, but only as often as it redraws
         comfy.model_management.throw_exception_if_processing_interrupted()
 
+    def show(self, previews: PreviewFolder) -> None:
+        """Has the page show the pictures of this folder."""
+        self._run.previews = previews
+
+    def drawn(self, step: int, count: int) -> None:
+        """on_drawn of the previews."""
+        self._send(self._run.drawn(step, count))
+
+    def trouble(self, text: str) -> None:
+        """A warning, in the log and on the page."""
+        logging.warning(f"LoRA² {text}")
+        self._send(self._run.complain(text))
+
     def __enter__(self) -> "Progress":
         return self
 
@@ -314,6 +446,23 @@ def serve(path: str, answer: Callable[[dict[str, str]], dict | None]) -> None:
             gone = "this adapter is no longer at hand; run the node again"
             return web.json_response({"error": gone}, status=404)
         return web.json_response(found)
+
+
+def serve_picture(path: str, answer: Callable[[dict[str, str]], bytes | None]) -> None:
+    """GET path?…, answered by answer(parameters) with a JPEG, off the event loop; 404 for None."""
+
+    @PromptServer.instance.routes.get(path)
+    async def respond(request: web.Request) -> web.Response:
+        found = await asyncio.to_thread(answer, dict(request.query))
+        if found is None:
+            return web.Response(status=404)
+        kept = {"Cache-Control": "private, max-age=86400"}  # a picture is never drawn twice
+        return web.Response(body=found, content_type="image/jpeg", headers=kept)
+
+
+def nothing() -> ExecutionBlocker:
+    """An output that is not there: nodes behind it do not run, without an error."""
+    return ExecutionBlocker(None)
 
 
 def image(picture: Image.Image) -> Tensor:

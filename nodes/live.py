@@ -1,20 +1,31 @@
 """Training runs as pages follow them: what is sent while they go on, and what late pages get."""
 
+import secrets
 import time
 from collections import OrderedDict
+from collections.abc import Mapping
 from threading import Lock
 
 from ..lora2_core.movie import Movie, frame
+from ..lora2_core.preview_folder import PreviewFolder
 from ..lora2_core.train import StepInfo
 
 _MOST = 8  # runs that can be looked at again
 _INTERVAL = 0.25  # seconds between two messages
+_THUMBNAIL = 256  # px
 
 
 class LiveRun:
-    """One run. Messages: {"kind": "begin", …movie.begin}, {"kind": "frame", …} and "end"."""
+    """One run. Messages: {"kind": "begin", …movie.begin, run, previews}, {"kind": "frame", …},
+    {"kind": "preview", step, pictures}, {"kind": "trouble", text} and "end".
+
+    run: a name for its pictures. previews: a list of {step, pictures}, how many each step has.
+    """
 
     def __init__(self):
+        self.token = secrets.token_hex(8)
+        self.previews: PreviewFolder | None = None
+        self._trouble = ""
         self._movie = Movie()
         self._ended = False
         self._losses: list[float] = []
@@ -25,7 +36,7 @@ class LiveRun:
         first = not self._movie.begin
         self._movie.step(info)
         self._losses.append(info.loss)
-        messages = [{"kind": "begin", **self._movie.begin}] if first else []
+        messages = [{"kind": "begin", **self._begin(), "previews": self._drawn()}] if first else []
         now = time.monotonic()
         if now - self._sent >= _INTERVAL or info.step == info.steps:
             self._sent = now
@@ -34,18 +45,39 @@ class LiveRun:
             messages.append({"kind": "frame", **frame(info, mean)})
         return messages
 
+    def drawn(self, step: int, pictures: int) -> list[dict]:
+        """A step's pictures are in the folder."""
+        return self._started({"kind": "preview", "step": step, "pictures": pictures})
+
+    def complain(self, text: str) -> list[dict]:
+        """Something went wrong that did not stop the training."""
+        self._trouble = text
+        return self._started({"kind": "trouble", "text": text})
+
     def end(self) -> list[dict]:
         """The run is over, whether or not it did all its steps."""
         self._ended = True
-        return [{"kind": "end"}] if self._movie.begin else []
+        return self._started({"kind": "end"})
 
     def state(self) -> dict | None:
-        """{"begin", "frames", "ended"}, or None before the first step."""
+        """{"begin", "frames", "ended", "previews", "trouble"}, or None before the first step."""
         if not self._movie.begin:
             return None
         return {
-            "begin": self._movie.begin, "frames": list(self._movie.frames), "ended": self._ended,
+            "begin": self._begin(), "frames": list(self._movie.frames), "ended": self._ended,
+            "previews": self._drawn(), "trouble": self._trouble,
         }  # fmt: skip
+
+    def _begin(self) -> dict:
+        return self._movie.begin | {"run": self.token}
+
+    def _drawn(self) -> list[dict]:
+        steps = {} if self.previews is None else self.previews.steps()
+        return [{"step": step, "pictures": len(paths)} for step, paths in steps.items()]
+
+    def _started(self, message: dict) -> list[dict]:
+        """Before the first step a page has nowhere to put it; "begin" and the state tell it all."""
+        return [message] if self._movie.begin else []
 
 
 class Runs:
@@ -70,6 +102,18 @@ class Runs:
             mine = {key[2]: run for key, run in self._runs.items() if key[:2] == (client, workflow)}
         found = {node: run.state() for node, run in mine.items()}
         return {node: state for node, state in found.items() if state}
+
+    def thumbnail(self, asked: Mapping[str, str]) -> bytes | None:
+        """A picture of a run as a small JPEG: {"run": token, "step", "picture": index}; or None."""
+        with self._lock:
+            mine = [run for run in self._runs.values() if run.token == asked.get("run")]
+        try:
+            step, picture = int(asked["step"]), int(asked["picture"])
+        except (KeyError, ValueError):
+            return None
+        if not mine or mine[0].previews is None:
+            return None
+        return mine[0].previews.thumbnail(step, picture, _THUMBNAIL)
 
 
 runs = Runs()

@@ -15,6 +15,7 @@ LossMap = io.Custom("LOSS_MAP")  # the host's own: {"loss": [...]}
 RankReport = io.Custom("LORA2_RANK_REPORT")  # lora2_core.rank_report's dict, JSON-ready
 TrainOptions = io.Custom("LORA2_OPTIONS")  # fields of TrainConfig, and `empty`
 
+Preview = io.Custom("LORA2_PREVIEW")  # preview.Plan
 Pick = io.Custom("LORA2_PICK")  # lora2_core.rank_tools.Ingredient
 SAVED_AS = torch.float16  # what a size in megabytes counts in: LoRA² Save's default
 WIRE = "(connected lora)"

@@ -4,7 +4,7 @@ import logging
 
 from comfy_api.latest import io
 
-from ..lora2_core import adapter_file, rank_report
+from ..lora2_core import adapter_file, rank_map, rank_report
 from ..lora2_core.config import DTYPES, MAX_RANK, METHODS, PRESETS, TARGETS, TrainConfig
 from ..lora2_core.data import batches, check_examples
 from ..lora2_core.errors import LoRA2Error
@@ -14,13 +14,14 @@ from ..lora2_core.run_state import RunState
 from ..lora2_core.train import Training, TrainingDiverged
 from . import host
 from .live import runs
-from .sockets import ADVANCED, CATEGORY, LoraModel, LossMap, RankReport, TrainOptions
+from .sockets import ADVANCED, CATEGORY, LoraModel, LossMap, Preview, RankReport, TrainOptions
 
 _D = TrainConfig()
 NEW_RUN = "(new run)"
 host.serve(
     "/lora2/live", lambda asked: runs.states(asked.get("client", ""), asked.get("workflow", ""))
 )
+host.serve_picture("/lora2/preview", runs.thumbnail)
 
 
 def _inputs() -> list:
@@ -33,8 +34,8 @@ def _inputs() -> list:
             "preset",
             options=[*PRESETS, "custom"],
             default="balanced",
-            tooltip="Starting and highest rank: balanced 64/128, paper 512/512, small 16/32; "
-            "custom uses r_init and r_max below.",
+            tooltip="Starting and highest rank: balanced 64/128, small 16/32; custom uses r_init "
+            "and r_max below. paper: 512/512, and the method as it is printed.",
         ),
         choice(
             "method",
@@ -57,7 +58,7 @@ def _inputs() -> list:
             max=1.0,
             step=1e-6,
             round=1e-8,
-            tooltip="Of the two factors A and B; ν has its own rate.",
+            tooltip="Of the two factors A and B; ν has its own. The preset paper goes with 5e-5.",
         ),
         integer(
             "seed",
@@ -120,7 +121,7 @@ def _inputs() -> list:
             step=0.5,
             optional=True,
             extra_dict=ADVANCED,
-            tooltip="Rank towards which the regulariser pulls every layer.",
+            tooltip="Rank towards which every layer is pulled.",
         ),
         number(
             "lambda_r",
@@ -131,7 +132,7 @@ def _inputs() -> list:
             round=1e-8,
             optional=True,
             extra_dict=ADVANCED,
-            tooltip="λ_r, weight of the rank regulariser. Higher: smaller files.",
+            tooltip="λ_r, what a hundred rows of a layer cost in the loss. Higher: smaller files.",
         ),
         number(
             "lambda_e",
@@ -195,6 +196,37 @@ def _inputs() -> list:
             tooltip="Go on with a run that was stopped, or give a finished one more steps. All "
             "else must be as it was.",
         ),
+        number(
+            "budget_mb",
+            default=0.0,
+            min=0.0,
+            max=10_000.0,
+            step=1.0,
+            round=0.01,
+            optional=True,
+            tooltip="Size of the finished file in fp16 or bf16, in megabytes; the layers share it "
+            "by what they learn. Then lambda_r has no say, and the ranks start from what it pays "
+            "for. 0: no budget.",
+        ),
+        RankReport.Input(
+            "ranks",
+            optional=True,
+            tooltip="Ranks to start from, layer by layer: another run's rank_report, or those of "
+            "LoRA² Rank Map.",
+        ),
+        switch(
+            "fix_ranks",
+            default=False,
+            optional=True,
+            extra_dict=ADVANCED,
+            tooltip="Keep the ranks as they start; they are not learned.",
+        ),
+        Preview.Input(
+            "preview",
+            optional=True,
+            extra_dict=ADVANCED,
+            tooltip="Pictures to draw while it trains, from LoRA² Preview.",
+        ),
         TrainOptions.Input(
             "options", optional=True, tooltip="From LoRA² Options: optimiser, schedule and more."
         ),
@@ -218,19 +250,27 @@ class LoRA2Train(io.ComfyNode):
                 LossMap.Output(display_name="loss_map", tooltip="For Plot Loss Graph."),
                 RankReport.Output(display_name="rank_report", tooltip="The rank of every layer."),
                 io.Int.Output(display_name="steps", tooltip="Steps that were trained."),
+                io.Image.Output(
+                    display_name="previews",
+                    tooltip="All previews on one sheet. Without a preview, what is connected here "
+                    "does not run.",
+                ),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
         )
 
     @classmethod
     def execute(
-        cls, model, latents, positive, reg_latents=None, reg_positive=None, **settings
+        cls, model, latents, positive, reg_latents=None, reg_positive=None, preview=None, **settings
     ) -> io.NodeOutput:
         model = model[0]
         settings = {name: values[0] for name, values in settings.items()}
         prior_weight = settings.pop("prior_weight", 1.0)
         run, resume = settings.pop("run", "lora2"), settings.pop("resume", NEW_RUN)
         save_every = settings.pop("save_every", 100)
+        ranks = settings.pop("ranks", None)
+        if settings.pop("fix_ranks", False):
+            settings["rank_freeze"] = 1.0
         options = dict(settings.pop("options", None) or {})
         empty = options.pop("empty", None)
         config = _config(settings | options)
@@ -254,6 +294,7 @@ class LoRA2Train(io.ComfyNode):
             caption_dropout=config.caption_dropout,
         )
         folder, state = _run(run, resume)
+        previews = None
         try:
             with (
                 host.trainable(model, config.dtype) as denoiser,
@@ -261,15 +302,24 @@ class LoRA2Train(io.ComfyNode):
                     config.steps, cls.hidden.unique_id, cls.hidden.extra_pnginfo
                 ) as progress,
             ):
-                training = Training(denoiser, order, config)
+                training = Training(denoiser, order, config, ranks and rank_map.of_report(ranks))
                 if state is not None:
                     training.restore(state)
-                result = run_kept(training, folder, save_every, progress, logging.warning)
+                if preview is not None:
+                    previews = preview[0].previews(folder, denoiser, progress)
+                result = run_kept(training, folder, save_every, progress, logging.warning, previews)
         except TrainingDiverged as error:
             kept = f"The run is kept as {folder.path.name}, up to the step before"
             raise LoRA2Error(f"{error}. {kept if error.step > 1 else ''}".strip()) from error
         lora = pack_result(result)
-        return io.NodeOutput(lora, {"loss": result.losses}, rank_report.report(lora), result.steps)
+        sheet = None if previews is None else previews.sheet
+        return io.NodeOutput(
+            lora,
+            {"loss": result.losses},
+            rank_report.report(lora),
+            result.steps,
+            host.nothing() if sheet is None else host.image(sheet),
+        )
 
 
 def _config(settings: dict) -> TrainConfig:

@@ -265,7 +265,7 @@ def train(weights, names, frozen, blocks, heads, batches, config, generator, cor
         if moving:
             for rho, c in zip(rhos, components, strict=True):
                 if not getattr(c, "parked", False):
-                    total = total + config.lambda_r * (torch.log1p(torch.exp(rho)) - target).abs()
+                    total = total + config.lambda_r * rank_term(rho, target, config)
         total.backward()
         losses.append(reported)
 
@@ -283,6 +283,15 @@ def train(weights, names, frozen, blocks, heads, batches, config, generator, cor
             c.forget(config.shrink_patience)
         history.append(tuple(c.rank for c in components))
     return history, losses, components
+
+
+def rank_term(rho, target, config):
+    """|ν − ν_target|, or |t − t_target| / 100 for the t rows of ν."""
+    nu = torch.log1p(torch.exp(rho))
+    if config.rank_term == "nu":
+        return (nu - target).abs()
+    mass = log_mass(config.quantile)
+    return (mass / nu - mass / target).abs() / 100
 
 
 def move_rho(c, grad, target, config):

@@ -14,8 +14,8 @@ BASE = TrainConfig(
     r_max=12,
     r_target=2,
     rank_rate=8 * 0.25,
+    rank_hold=0.0,
     rank_freeze=0.0,
-    init="fan_in",
     dtype="fp32",
     entropy_queries=5,
 )
@@ -34,9 +34,9 @@ def data(seed=0, batch_size=1, accumulation=1, count=6, **more):
     return batches(examples, batch_size=batch_size, accumulation=accumulation, seed=seed, **more)
 
 
-def run(config=BASE, denoiser=None, on_step=None, **settings):
+def run(config=BASE, denoiser=None, on_step=None, ranks=None, **settings):
     settings = {"seed": config.seed} | settings
-    return train(denoiser or toy.ToyDenoiser(), data(**settings), config, on_step)
+    return train(denoiser or toy.ToyDenoiser(), data(**settings), config, on_step, ranks)
 
 
 def same_bits(one, other):

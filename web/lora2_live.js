@@ -5,7 +5,7 @@ import { app } from "../../scripts/app.js";
 import { createLive } from "./lora2_run.js";
 import { onTheme, theme } from "./lora2_theme.js";
 
-const HEIGHT = 380;
+const HEIGHT = 380, WITH_PREVIEWS = 500;
 const shown = new WeakMap(); // node → what it shows
 
 function root() {
@@ -22,11 +22,16 @@ function nodeOf(id) {
   return node;
 }
 
+function pictureAt(run, step, picture) {
+  return api.apiURL(`/lora2/preview?${new URLSearchParams({ run, step, picture })}`);
+}
+
 function attach(node) {
-  const live = createLive(document, { theme });
+  const live = createLive(document, { theme, pictureAt });
+  const least = () => (!live.started() ? 0 : live.pictured() ? WITH_PREVIEWS : HEIGHT);
   const widget = node.addDOMWidget("live", "lora2_live", live.element, {
     serialize: false, // not in what is sent
-    getMinHeight: () => (live.started() ? HEIGHT : 0),
+    getMinHeight: least,
     getMaxHeight: () => (live.started() ? undefined : 0),
     getValue: () => undefined,
     setValue: () => {},
@@ -34,10 +39,10 @@ function attach(node) {
   widget.serialize = false; // nor in what is stored
   new ResizeObserver(live.resize).observe(live.element);
   onTheme(node, live.resize);
-  let open = false;
+  let open = 0;
   const grow = () => {
-    if (open || !live.started()) return;
-    open = true;
+    if (least() <= open) return;
+    open = least();
     const [width, height] = node.computeSize();
     node.setSize([Math.max(width, node.size[0]), Math.max(height, node.size[1])]);
     node.setDirtyCanvas?.(true, true);

@@ -1,9 +1,10 @@
-// A training run as an element: heatmap, curves, state, and a scrubber over its frames.
+// A training run as an element: heatmap, curves, state, previews, and a scrubber over its frames.
 // It knows nothing of the host.
 
 import { grid, short } from "./lora2_grid.js";
 import { THEMES, draw, layout, prepared } from "./lora2_draw.js";
 import { scale } from "./lora2_scale.js";
+import { createStrip } from "./lora2_strip.js";
 
 const MOST = 400; // frames; then every other one goes
 const SMOOTHING = 0.9; // of the loss, from frame to frame
@@ -70,13 +71,15 @@ export function drawCurve(ctx, { width, height }, points, { steps, label, colour
 }
 
 /**
- * { element, take(message), restore(state), started(), resize() }; the element is not displayed
- * before a run is. Messages and state: as nodes/live.py has them. theme(): "dark" or "light".
+ * { element, take(message), restore(state), started(), pictured(), resize() }; the element is not
+ * displayed before a run is. Messages and state: as nodes/live.py has them. theme(): "dark" or
+ * "light". pictureAt(run, step, index): where a preview is.
  */
-export function createLive(document, { theme }) {
+export function createLive(document, { theme, pictureAt }) {
   const made = (tag, properties = {}) => Object.assign(document.createElement(tag), properties);
   let begin = null, frames = [], ended = false;
   let chosen = null; // index of a frame, or null for the last one
+  let previews = [];
   const state = made("div");
   const picture = made("canvas", { role: "img" });
   const curves = ["loss", "mean rank", "MB"].map(label => ({ label, canvas: made("canvas") }));
@@ -93,11 +96,30 @@ export function createLive(document, { theme }) {
   const element = made("div", { className: "lora2-live" });
   element.style.cssText = "display: none; flex-direction: column; gap: 4px; width: 100%; " +
     "height: 100%; overflow: hidden; font: 11px sans-serif; color: var(--input-text, #ddd);";
-  element.append(state, row, box, scrubber);
-  scrubber.addEventListener("input", () => {
-    chosen = Number(scrubber.value) === frames.length - 1 ? null : Number(scrubber.value);
-    paint();
+  const trouble = made("div", { role: "status" });
+  trouble.style.cssText = "display: none; flex: none; max-height: 28px; overflow: auto; " +
+    "overflow-wrap: anywhere; user-select: text; color: rgb(222, 138, 66);";
+  const strip = createStrip(document, {
+    pictureAt: (step, index) => pictureAt(begin.run, step, index),
+    onChoice: step => choose(Math.max(0, frames.findLastIndex(one => one.step <= step))),
   });
+  element.append(state, trouble, row, box, strip.element, scrubber);
+  scrubber.addEventListener("input", () => choose(Number(scrubber.value)));
+
+  function choose(index) {
+    chosen = index === frames.length - 1 ? null : index;
+    paint();
+  }
+
+  function complain(text) {
+    trouble.textContent = text;
+    trouble.style.display = text ? "block" : "none";
+  }
+
+  function show(found) {
+    previews = found;
+    strip.set(previews);
+  }
 
   function told(frame) {
     const last = frames.at(-1);
@@ -111,12 +133,8 @@ export function createLive(document, { theme }) {
     if (!frames.length || !element.clientWidth) return;
     const frame = frames[chosen ?? frames.length - 1], colours = THEMES[theme()];
     state.textContent = told(frame);
+    strip.mark(frame.step);
     picture.ariaLabel = state.textContent;
-    const found = grid(reportAt(begin, frame), "rank");
-    const places = layout(found, element.clientWidth, box.clientHeight);
-    const highest = Math.max(...frames.map(one => one.highest));
-    const all = scale([1, highest], { log: true });
-    draw(prepared(picture, places.width, places.height), found, all, places, { theme: colours, title: "rank" });
     const size = { width: Math.floor((element.clientWidth - 2 * GAP) / 3), height: CURVE };
     const losses = smoothed(frames.map(one => one.loss));
     const series = [losses, frames.map(one => one.mean_rank), frames.map(one => one.megabytes)];
@@ -126,6 +144,12 @@ export function createLive(document, { theme }) {
           steps: begin.steps, label, theme: colours, at: chosen === null ? null : frame.step,
           colour: COLOURS[i],
         }));
+    // last: what is above and below it must have its height first
+    const found = grid(reportAt(begin, frame), "rank");
+    const places = layout(found, element.clientWidth, box.clientHeight);
+    const highest = Math.max(...frames.map(one => one.highest));
+    const all = scale([1, highest], { log: true });
+    draw(prepared(picture, places.width, places.height), found, all, places, { theme: colours, title: "rank" });
     scrubber.max = String(frames.length - 1);
     if (chosen === null) scrubber.value = scrubber.max;
     scrubber.ariaValueText = `step ${frame.step}`;
@@ -142,6 +166,7 @@ export function createLive(document, { theme }) {
   return {
     element,
     started: () => begin !== null,
+    pictured: () => previews.length > 0,
     take(message) {
       if (message.kind === "begin") {
         begin = message;
@@ -149,15 +174,25 @@ export function createLive(document, { theme }) {
         chosen = null;
         ended = false;
         element.style.display = "flex";
+        strip.clear();
+        show(message.previews);
+        complain("");
       } else if (begin) {
         if (message.kind === "frame") add(message);
+        else if (message.kind === "preview") {
+          show([...previews.filter(one => one.step !== message.step), message]
+            .sort((a, b) => a.step - b.step));
+        } else if (message.kind === "trouble") complain(message.text);
         else ended = true;
         paint();
       }
     },
     restore(found) {
       const at = chosen === null ? null : frames[chosen]?.step;
+      if (found.begin.run !== begin?.run) strip.clear();
       ({ begin, ended } = found);
+      show(found.previews);
+      complain(found.trouble);
       frames = [];
       found.frames.forEach(add);
       element.style.display = "flex";

@@ -107,7 +107,10 @@ export function createViewer(document, { ask, theme, save }) {
       draw(ctx, found, colours, places, { theme: THEMES[theme()], title: label });
       return { ...old, found, places, title };
     });
-    pictures.replaceChildren(...painted.map(({ box }) => box));
+    const boxes = painted.map(({ box }) => box), there = pictures.children;
+    if (boxes.length !== there.length || boxes.some((box, i) => box !== there[i])) {
+      pictures.replaceChildren(...boxes); // which takes the keyboard's focus away
+    }
     mark();
   }
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from lora2_core.config import TrainConfig
 
 BASE = {"dtype": "fp32", "gradient_checkpointing": False}  # a small network on a CPU
+NU_TERM = {"rank_term": "nu", "rank_rate": 10.0, "rank_hold": 0.0}  # [LoRA², eq. 12]
+PAPER = {**NU_TERM, "init": "printed", "importance": "printed"}  # [3.3.1 and eq. 10]
 REFERENCE = "lora2"  # the default, which all others are compared with
 FIXED = (1, 2, 4, 8, 16, 32, 64)
 
@@ -48,15 +50,15 @@ class Contestant:
         return TrainConfig.preset("small", learning_rate=rate, steps=steps, seed=seed, **own)
 
 
-def _with_own_rate(name: str, **settings) -> Contestant:
-    return Contestant(name, settings, rate_of=name)
+def _with_own_rate(name: str, settings: Mapping[str, object] | None = None) -> Contestant:
+    return Contestant(name, settings or {}, rate_of=name)
 
 
 _ALL = [
     Contestant("base", anchor="base"),
     Contestant("renders", anchor="renders"),
     Contestant("coded_renders", anchor="coded_renders"),  # after the autoencoder, the real ceiling
-    *[_with_own_rate(f"lora_{r}", method="lora", r_init=r, r_max=r) for r in FIXED],
+    *[_with_own_rate(f"lora_{r}", {"method": "lora", "r_init": r, "r_max": r}) for r in FIXED],
     _with_own_rate("lora2"),
     Contestant("lora_16_cut", cutting=Cutting("lora_16", like=REFERENCE)),
     Contestant("lora_64_cut", cutting=Cutting("lora_64", like=REFERENCE)),
@@ -66,20 +68,24 @@ _ALL = [
     Contestant("lora2_no_rank_term", {"lambda_r": 0.0}),
     Contestant("lora2_no_entropy", {"lambda_e": 0.0}),
     Contestant("lora2_frozen", {"rank_freeze": 1.0}),  # Λ as it starts: what ν itself is worth
-    _with_own_rate("lora2_fan_in", init="fan_in"),
-    Contestant("lora2_hold", {"rank_hold": 0.1}),
-    _with_own_rate("lora2_unit", importance="unit_energy"),
-    _with_own_rate("lora2_unit_hold", importance="unit_energy", rank_hold=0.1),
-    _with_own_rate("lora2_unit_fan_in", importance="unit_energy", init="fan_in", rank_hold=0.1),
-    # of q = 0.9, raising ν brings in the tenth of the mass that is cut off, whatever is learned
-    Contestant("lora2_quantile", {"quantile": 0.99, "rank_hold": 0.1}),
-    Contestant("lora2_slow", {"rank_hold": 0.1, "rank_rate": 3.0}),
-    Contestant("lora2_weak_term", {"lambda_r": 1e-5}),
-    Contestant("lora2_strong_term", {"lambda_r": 1e-3}),
-    _with_own_rate("lora2_low", r_init=4),
-    _with_own_rate("lora2_high", r_init=64, r_max=128),
-    Contestant("lora2_tuned"),  # the settings that `tune` found best
-    _with_own_rate("ac_product", method="ac_lora", ac_mode="product"),
-    _with_own_rate("ac_paper", method="ac_lora", ac_mode="paper"),
+    Contestant("lora2_no_hold", {"rank_hold": 0.0}),
+    Contestant("lora2_low", {"r_init": 4}),
+    Contestant("lora2_high", {"r_init": 64, "r_max": 128}),
+    Contestant("lora2_cheap", {"lambda_r": 3e-5}),
+    Contestant("lora2_dear", {"lambda_r": 3e-4}),
+    # with the paper's rank term: ν itself has a price, and not the rows
+    _with_own_rate("nu_term", NU_TERM),
+    Contestant("nu_term_hold", {**NU_TERM, "rank_hold": 0.1}, rate_of="nu_term"),
+    Contestant("nu_term_low", {**NU_TERM, "r_init": 4}, rate_of="nu_term"),
+    Contestant("nu_term_high", {**NU_TERM, "r_init": 64, "r_max": 128}, rate_of="nu_term"),
+    # as the paper prints it, and with one of the other two changes that the default makes
+    _with_own_rate("paper", PAPER),
+    _with_own_rate("paper_fan_in", {**PAPER, "init": "fan_in"}),
+    _with_own_rate("paper_unit", {**PAPER, "importance": "unit_energy"}),
+    _with_own_rate("paper_low", {**PAPER, "r_init": 4}),
+    _with_own_rate("paper_high", {**PAPER, "r_init": 64, "r_max": 128}),
+    Contestant("tuned"),  # the settings that `tune` found best
+    _with_own_rate("ac_product", {"method": "ac_lora", "ac_mode": "product"}),
+    _with_own_rate("ac_paper", {"method": "ac_lora", "ac_mode": "paper"}),
 ]
 CONTESTANTS: dict[str, Contestant] = {found.name: found for found in _ALL}

@@ -45,7 +45,9 @@ def draw(records: Sequence[Mapping], path: Path) -> None:
         found = points(records, probe)
         for name, (size, middle, half) in found.items():
             fixed = name in {f"lora_{rank}" for rank in FIXED}
-            colour = _GREY if fixed else _BLUE if name.startswith("lora2") else _RED
+            colour = (
+                _GREY if fixed else _BLUE if name.startswith(("lora2", "paper", "tuned")) else _RED
+            )
             axes.errorbar(size, middle, half, fmt="o", ms=4, color=colour, lw=0.8, capsize=2)
             axes.annotate(name, (size, middle), (4, 3), textcoords="offset points", fontsize=7)
         line = [found[f"lora_{rank}"][:2] for rank in FIXED if f"lora_{rank}" in found]

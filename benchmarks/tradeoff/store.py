@@ -8,10 +8,30 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from lora2_core.config import TrainConfig
 from lora2_core.demo_model import bundled
 from lora2_core.drawn_world import Subject
 
 from . import judges
+
+_LORA2_ALONE = {
+    "r_target",
+    "lambda_r",
+    "lambda_e",
+    "rank_term",
+    "regulariser",
+    "quantile",
+    "rank_rate",
+    "rank_hold",
+    "rank_freeze",
+    "importance",
+    "init",
+    "growth",
+    "budget_mb",
+    "budget_precision",
+    "shrink_patience",
+    "entropy_queries",
+}
 
 
 def weights_stamp() -> str:
@@ -49,7 +69,24 @@ def read(path: Path, stamp: Mapping | None = None) -> dict | None:
     if not path.exists():
         return None
     record = json.loads(path.read_text())
-    return record if stamp is None or record["stamp"] == dict(stamp) else None
+    if stamp is None or _filled(record["stamp"]) == _filled(stamp):
+        return record
+    return None
+
+
+def _filled(stamp: Mapping) -> dict:
+    """With the default of every setting that did not exist when the stamp was made, and without
+    those that the method has no use for, so that neither makes old results void."""
+    settings = stamp.get("settings", {})
+    if "steps" in settings:
+        full = {**asdict(TrainConfig()), **settings}
+        if full["method"] != "lora2":
+            full = {name: value for name, value in full.items() if name not in _LORA2_ALONE}
+        return {**stamp, "settings": full}
+    if "of" in settings:
+        parents = {name: _filled({"settings": found}) for name, found in settings["of"].items()}
+        return {**stamp, "settings": {**settings, "of": parents}}
+    return dict(stamp)
 
 
 def collect(

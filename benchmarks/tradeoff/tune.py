@@ -1,4 +1,4 @@
-"""Learning rates of all, and LoRA²'s other choices, on one subject; the evidence is kept."""
+"""Learning rates of all, and other choices than the paper's, on one subject; evidence is kept."""
 
 import math
 import time
@@ -14,14 +14,14 @@ from lora2_core.errors import LoRA2Error
 from lora2_core.train import TrainingDiverged, train
 
 from . import cutting, measure, store
-from .contestants import CONTESTANTS, REFERENCE, Contestant
+from .contestants import CONTESTANTS, PAPER, Contestant
 from .lesson import Lesson, denoiser
 from .workers import each
 
 RATES = (3e-4, 1e-3, 3e-3)  # the grid goes on while its best is at an edge
 LIMITS = (1e-5, 0.3)
 SEEDS = (0, 1)
-AXES: dict[str, tuple] = {  # of LoRA², one after the other, each at what the ones before chose
+AXES: dict[str, tuple] = {  # from the paper's choices on, each at what the ones before it chose
     "init": ("printed", "fan_in"),
     "importance": ("printed", "unit_energy"),
     "rank_hold": (0.0, 0.1, 0.3),
@@ -30,18 +30,18 @@ AXES: dict[str, tuple] = {  # of LoRA², one after the other, each at what the o
     "r_init": (4, 16, 32),
 }
 _SAME_SCALE = {  # (init, importance) → who was tuned at that scale of the update
-    ("printed", "printed"): REFERENCE,
-    ("fan_in", "printed"): "lora2_fan_in",
-    ("printed", "unit_energy"): "lora2_unit",
-    ("fan_in", "unit_energy"): "lora2_unit_fan_in",
+    ("printed", "printed"): "paper",
+    ("fan_in", "printed"): "paper_fan_in",
+    ("printed", "unit_energy"): "paper_unit",
+    ("fan_in", "unit_energy"): "nu_term",
 }
 _CLOSE = 0.01  # of the base's loss: within it the smaller file is the better one
-TUNED = "lora2_tuned"
+TUNED = "tuned"
 
 
 @dataclass(frozen=True)
 class Choices:
-    """rates: contestant → learning rate. settings: of lora2_tuned."""
+    """rates: contestant → learning rate. settings: of `tuned`."""
 
     rates: Mapping[str, float]
     settings: Mapping[str, object]
@@ -51,7 +51,7 @@ class Choices:
         if contestant.name == TUNED:
             if not self.settings:
                 raise LoRA2Error(f"{TUNED} was not tuned; run `tune` first")
-            contestant = Contestant(TUNED, {**contestant.settings, **self.settings}, TUNED)
+            contestant = Contestant(TUNED, {**PAPER, **self.settings}, TUNED)
         if contestant.rate_of not in self.rates:
             raise LoRA2Error(f"{contestant.rate_of} has no learning rate; run `tune` first")
         return contestant.config(self.rates[contestant.rate_of], steps, seed)
@@ -127,7 +127,7 @@ def tune(
             record["rates"][name] = rate
         store.write(file, record)
         print(f"{name}: {rate or 'not finished'}", flush=True)
-    if TUNED in names and REFERENCE in record["rates"] and not record["settings"]:
+    if TUNED in names and "paper" in record["rates"] and not record["settings"]:
         _tune_settings(record, file, subject, steps, jobs, deadline)
 
 
@@ -156,7 +156,7 @@ def _tune_settings(
     record: dict, file: Path, subject: Subject, steps: int, jobs: int, deadline: float
 ) -> None:
     """Axis by axis; a change of the update's scale comes with its own rate."""
-    default = TrainConfig.preset("small")
+    default = TrainConfig.preset("small", **PAPER)
     evidence = record["evidence"].setdefault(TUNED, {})
     chosen: dict[str, object] = {}
     for axis, values in AXES.items():
@@ -183,7 +183,9 @@ def _with_settings(
     changes: dict, rate: float, subject: Subject, steps: int, deadline: float
 ) -> tuple[dict, dict | None]:
     try:
-        return changes, _tried(Contestant(TUNED, changes), subject, rate, steps, deadline)
+        return changes, _tried(
+            Contestant(TUNED, {**PAPER, **changes}), subject, rate, steps, deadline
+        )
     except _OutOfTime:
         return changes, None
 
@@ -197,9 +199,9 @@ def _key(changes: Mapping[str, object]) -> str:
 
 
 def _rate_for(settings: Mapping[str, object], rates: Mapping[str, float]) -> float:
-    """What was found for this initialisation and importance, or for the default."""
-    kind = settings.get("init", "printed"), settings.get("importance", "printed")
-    return rates.get(_SAME_SCALE[kind], rates[REFERENCE])
+    """What was found for this initialisation and importance, or for the paper's."""
+    chosen = {**PAPER, **settings}
+    return rates.get(_SAME_SCALE[chosen["init"], chosen["importance"]], rates["paper"])
 
 
 def _tried(

@@ -3,7 +3,7 @@
 import json
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from ..errors import LoRA2Error
 from ..file_header import read_header
 from . import single_file
 from .diffusers_unet import BETA_END, BETA_START, TIMESTEPS, DiffusersUNet
+from .drawing import Drawing
 from .pictures import to_tensor
 
 RESOLUTION = 1024  # px, the side of pictures that SDXL is made for
@@ -60,9 +61,64 @@ class PipelineBackbone:
         told = {"context": context, "pooled": pooled, "time_ids": sizes}
         return {name: value.float().cpu() for name, value in told.items()}
 
+    @torch.no_grad()
+    def painter(self, drawing: Drawing) -> Callable[[], list[Image.Image]]:
+        """Draws with the UNet as it is at each call. Its prompts are encoded now, so that the text
+        encoders may go; the VAE stays.
+        """
+        pipeline = self._pipeline
+        guided = drawing.guidance > 1
+        prompts = [
+            pipeline.encode_prompt(
+                prompt,
+                device=pipeline.vae.device,
+                num_images_per_prompt=1,
+                do_classifier_free_guidance=guided,
+                negative_prompt=drawing.negative,
+            )
+            for prompt in drawing.prompts
+        ]
+        sampler = StableDiffusionXLPipeline(
+            vae=pipeline.vae,
+            text_encoder=None,
+            text_encoder_2=None,
+            tokenizer=None,
+            tokenizer_2=None,
+            unet=self.denoiser.network,
+            scheduler=pipeline.scheduler,
+            add_watermarker=False,
+        )
+        sampler.set_progress_bar_config(disable=True)
+
+        def paint() -> list[Image.Image]:
+            return [_sampled(sampler, encoded, drawing) for encoded in prompts]
+
+        return paint
+
     def forget_encoders(self) -> None:
-        """Frees VAE and text encoders, once everything is encoded."""
+        """Frees VAE and text encoders, once everything is encoded; not the VAE of a painter."""
         del self._pipeline
+
+
+@torch.no_grad()
+def _sampled(sampler: StableDiffusionXLPipeline, encoded: tuple, drawing: Drawing) -> Image.Image:
+    """encoded: what encode_prompt gave: context and pooled vector, each with its negative."""
+    context, no_context, pooled, no_pooled = encoded
+    latents = sampler(
+        prompt_embeds=context,
+        negative_prompt_embeds=no_context,
+        pooled_prompt_embeds=pooled,
+        negative_pooled_prompt_embeds=no_pooled,
+        width=drawing.side,
+        height=drawing.side,
+        num_inference_steps=drawing.steps,
+        guidance_scale=drawing.guidance,
+        generator=torch.Generator().manual_seed(drawing.seed),
+        output_type="latent",
+    ).images
+    vae = sampler.vae  # always in fp32, whatever the UNet computes in
+    decoded = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor).sample
+    return sampler.image_processor.postprocess(decoded, output_type="pil")[0]
 
 
 def load_folder(folder: Path, *, device: torch.device, dtype: torch.dtype) -> PipelineBackbone:

@@ -2,7 +2,10 @@
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
+
+from PIL import Image
 
 from .. import adapter_file, demo, rank_picture
 from ..config import METHODS, TrainConfig
@@ -10,9 +13,11 @@ from ..drawn_world import load_subjects
 from ..drawn_world.subjects import BUNDLED
 from ..errors import LoRA2Error
 from ..packing import pack_result
+from ..preview_folder import PreviewFolder
+from ..previews import Previews
 from ..rank_report import report
 from .folders import make_folder
-from .progress import Progress
+from .progress import Progress, warn
 
 NAME = "lora2_demo"
 
@@ -30,6 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--method", choices=METHODS, default="lora2")
     parser.add_argument("--seed", type=int, default=0, help="of places, noise and training")
+    parser.add_argument(
+        "--preview-every",
+        type=int,
+        metavar="STEPS",
+        help="draw the subject while it is learned, too, every so many steps",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -50,7 +61,7 @@ def run(options: argparse.Namespace) -> None:
         )
     make_folder(options.out)
     print(f"learns the {options.subject} from {demo.PICTURES} drawn pictures", flush=True)
-    found = demo.run(subjects[options.subject], config, Progress())
+    found = demo.run(subjects[options.subject], config, Progress(), _previews(options))
     _print_ranks(found.result.ranks)
     state = pack_result(found.result, trigger_words="sks", train_images=demo.PICTURES)
     adapter = adapter_file.write_new(state, options.out, NAME, precision="fp16")
@@ -67,6 +78,19 @@ def run(options: argparse.Namespace) -> None:
     print(f"saved {adapter} ({adapter.stat().st_size / 1e6:.2f} MB)")
     for path in (*pictures, told):
         print(f"      {path}")
+
+
+def _previews(options: argparse.Namespace) -> Callable | None:
+    """What demo.run takes: from what draws, and how many pictures, to Previews."""
+    if options.preview_every is None:
+        return None
+    folder = PreviewFolder(adapter_file.free_name(options.out, f"{NAME}_previews", ""))
+
+    def made(paint: Callable[[], list[Image.Image]], count: int) -> Previews:
+        return Previews(folder, options.preview_every, paint, count, warn)
+
+    print(f"draws into {folder.path}", flush=True)
+    return made
 
 
 def _print_ranks(ranks: dict[str, tuple[float | None, int]]) -> None:

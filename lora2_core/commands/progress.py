@@ -52,6 +52,11 @@ class Counter:
             print(f"{self._what} {done}/{total}", flush=True)
 
 
+def warn(text: str) -> None:
+    """Says what went wrong without stopping anything."""
+    print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
 def line(info: StepInfo) -> str:
     left = info.seconds / info.step * (info.steps - info.step)
     return (

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageOps
 
-from .. import adapter_file
+from .. import adapter_file, rank_map
 from ..backbones.pictures import read_folder
 from ..backbones.pipeline import RESOLUTION, load_checkpoint, load_folder
 from ..captions import with_trigger
@@ -22,10 +22,11 @@ from ..file_layout import PRECISIONS
 from ..packing import pack_result
 from ..run_folder import RunFolder, run_kept
 from ..train import Training, TrainingDiverged
-from . import knobs
+from . import knobs, samples
 from .folders import make_folder
-from .progress import Progress
+from .progress import Progress, warn
 from .rank_options import check_out
+from .ranks import read_report
 
 _D = TrainConfig()
 _MULTIPLE = 32  # of pixels: the VAE's factor 8, and two halvings in the UNet
@@ -97,12 +98,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     out.add_argument("--precision", choices=PRECISIONS, default="fp16")
     out.add_argument("--trigger-words", default="", help="noted in the file, separated by commas")
 
+    samples.add_arguments(parser)
+
     method = parser.add_argument_group("how to train")
     method.add_argument(
         "--preset",
         choices=PRESETS,
         default="balanced",
-        help="starting and highest rank: balanced 64/128, paper 512/512, small 16/32",
+        help="starting and highest rank: balanced 64/128, small 16/32; paper: 512/512, and the "
+        "method as it is printed",
     )
     method.add_argument(
         "--method",
@@ -118,7 +122,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=_D.steps,
         help="the paper: 500 for SDXL, 800 for KOALA, 1000 for lora",
     )
-    method.add_argument("--learning-rate", type=float, default=_D.learning_rate)
+    method.add_argument(
+        "--learning-rate",
+        type=float,
+        default=_D.learning_rate,
+        help="of the factors; the preset paper goes with 5e-5",
+    )
+    method.add_argument(
+        "--budget-mb",
+        type=float,
+        default=_D.budget_mb,
+        help="size of the finished file in megabytes, instead of --lambda-r: the layers share it "
+        "by what they learn",
+    )
+    method.add_argument(
+        "--ranks",
+        type=Path,
+        metavar="FILE",
+        help="start every layer from the rank that it has in this adapter, or in this JSON of "
+        "`ranks` or `inspect --json`",
+    )
+    method.add_argument("--fix-ranks", action="store_true", help="keep the ranks as they start")
     method.add_argument("--r-init", type=int, help="starting rank, instead of the preset's")
     method.add_argument("--r-max", type=int, help="highest rank, instead of the preset's")
     method.add_argument(
@@ -131,7 +155,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--lambda-r",
         type=float,
         default=_D.lambda_r,
-        help="how strongly; higher makes smaller files",
+        help="what a hundred rows of one layer cost in the loss; higher makes smaller files",
     )
     method.add_argument(
         "--lambda-e",
@@ -168,12 +192,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Checks everything that can be checked first, then loads, encodes, trains and writes."""
     config = _config(options)
+    ranks = None if options.ranks is None else rank_map.of_report(read_report(options.ranks))
     check_out(options.out)
     make_folder(options.out.parent)
     if (options.prior_images is None) != (options.prior_prompt is None):
         raise LoRA2Error("prior-images and prior-prompt go together; give both or neither")
     started = time.time()
     side = _side(options)
+    drawing = samples.drawing(options, side)
     pictures = _pictures(options.images, options.prompt, side)
     others = []
     if options.prior_images is not None:
@@ -181,6 +207,7 @@ def run(options: argparse.Namespace) -> None:
     backbone = load(options)
     captioned = [(p, with_trigger(caption, config.trigger_word)) for p, caption in pictures]
     own, prior = _examples(backbone, captioned, config), _examples(backbone, others, config)
+    paint = None if drawing is None else backbone.painter(drawing)
     backbone.forget_encoders()
     order = batches(
         own,
@@ -198,11 +225,14 @@ def run(options: argparse.Namespace) -> None:
         "resolution": (side, side),
         "started_at": started,
     }
-    training = Training(backbone.denoiser, order, config)
+    training = Training(backbone.denoiser, order, config, ranks)
     folder = RunFolder(_run_path(options), **facts)
     _begin(training, folder, options)
+    previews = None
+    if paint is not None:
+        previews = samples.previews(training, folder, paint, options, warn)
     try:
-        result = run_kept(training, folder, options.save_every, Progress(), _warn)
+        result = run_kept(training, folder, options.save_every, Progress(), warn, previews)
     except TrainingDiverged as error:
         raise LoRA2Error(f"{error}. {_where(training, folder)}") from error
     except KeyboardInterrupt:
@@ -256,6 +286,7 @@ def _config(options: argparse.Namespace) -> TrainConfig:
         "r_target",
         "lambda_r",
         "lambda_e",
+        "budget_mb",
         "ac_mode",
         "targets",
         "batch_size",
@@ -267,6 +298,10 @@ def _config(options: argparse.Namespace) -> TrainConfig:
     chosen = {name: getattr(options, name) for name in names}
     given = {"r_init": options.r_init, "r_max": options.r_max}
     chosen |= {name: rank for name, rank in given.items() if rank is not None}
+    if options.budget_mb:
+        chosen["budget_precision"] = options.precision
+    if options.fix_ranks:
+        chosen["rank_freeze"] = 1.0
     return TrainConfig.preset(options.preset, **chosen, **knobs.chosen(options))
 
 
@@ -310,10 +345,6 @@ def _begin(training: Training, folder: RunFolder, options: argparse.Namespace) -
             f"{folder.path} holds a run of {state.step} steps; add --resume to go on with it, or "
             "choose another --out"
         )
-
-
-def _warn(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 def _where(training: Training, folder: RunFolder) -> str:

@@ -1,10 +1,13 @@
 """The bundled model as something to train on, like any other checkpoint."""
 
+from collections.abc import Callable
+
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
 from ..backbones.diffusers_unet import DiffusersUNet
+from ..backbones.drawing import Drawing
 from ..data import Example
 from . import bundled, checkpoint, studio
 
@@ -23,6 +26,21 @@ class DemoBackbone:
     def conditioning(self, size: tuple[int, int], caption: str) -> dict[str, Tensor]:
         """Of a picture; the model knows one size alone."""
         return studio.conditioning(self._model, caption)
+
+    def painter(self, drawing: Drawing) -> Callable[[], list[Image.Image]]:
+        """Draws with the UNet as it is at each call, always in the model's own size."""
+
+        def paint() -> list[Image.Image]:
+            return studio.draw(
+                self._model,
+                drawing.prompts,
+                drawing.seed,
+                steps=drawing.steps,
+                guidance=drawing.guidance,
+                negative=drawing.negative or "",
+            )
+
+        return paint
 
     def forget_encoders(self) -> None:
         """They are too small to be worth it."""

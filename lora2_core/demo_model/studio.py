@@ -37,6 +37,7 @@ def draw(
     *,
     steps: int = 25,
     guidance: float = 4.0,
+    negative: str = "",
 ) -> list[Image.Image]:
     """One picture a prompt. Equal seeds start from equal noise, whatever the model learned."""
     generator = torch.Generator().manual_seed(seed)
@@ -46,7 +47,7 @@ def draw(
         DiffusersUNet(model.unet),
         noise,
         _joined([conditioning(model, prompt) for prompt in prompts]),
-        _joined([conditioning(model, "")] * len(prompts)),
+        _joined([conditioning(model, negative)] * len(prompts)),
         steps=steps,
         guidance=guidance,
     )

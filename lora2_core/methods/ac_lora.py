@@ -1,7 +1,7 @@
 """AC-LoRA: ranks cut by the share of signal, again and again (arXiv 2504.02231).
 
-Every component keeps r_init rows. At each RESTART the mean loss since the last one says what
-share p of its energy is signal; the rest is replaced by noise, and training goes on.
+Every component keeps the rows it starts with. At each RESTART the mean loss since the last one says
+what share p of its energy is signal; the rest is replaced by noise, and training goes on.
 """
 
 import logging
@@ -54,12 +54,18 @@ def with_noise(factor: Tensor, rank: int, generator: torch.Generator) -> Tensor:
 
 
 class ACLoRA(Method):
-    """ΔW = B A at r_init rows, of which the first `I` directions are signal."""
+    """ΔW = B A at the rows it starts with, of which the first `I` directions are signal."""
 
-    def __init__(self, config: TrainConfig, adapters: list[Adapter]):
-        super().__init__(config, adapters)
+    def __init__(
+        self,
+        config: TrainConfig,
+        adapters: list[Adapter],
+        ranks: Sequence[int] | None = None,
+        overhead: int = 0,
+    ):
+        super().__init__(config, adapters, ranks, overhead)
         self._losses: list[float] = []
-        self._signal = [min(config.r_init, adapter.max_rank) for adapter in adapters]
+        self._signal = list(self.starts)
         self._period = max(1, round(config.ac_period * config.steps))
 
     def ranks(self) -> list[int]:

@@ -4,4 +4,4 @@ from .method import Method
 
 
 class PlainLoRA(Method):
-    """ΔW = B A, every rank r_init."""
+    """ΔW = B A, every rank as it starts."""

@@ -1,10 +1,14 @@
 """LoRA²: every component learns ν, and ν decides its rank (arXiv 2603.21884, section 3)."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from ..adapter import Adapter
-from ..config import TrainConfig
+from ..budget import Budget, check_budget, even_rank
+from ..config import MAX_RANK, TrainConfig
+from ..file_size import BYTES
 from ..importance import (
     importances,
     nu_for_rank,
@@ -13,32 +17,57 @@ from ..importance import (
     rho_of,
     sum_of_squares,
 )
-from ..losses import rank_penalty
+from ..losses import rank_penalty, row_penalty
 from ..optimizer import RowOptimizer
 from .method import Factors, Method
+
+_HEADROOM = 4  # highest rank over the mean, with a budget
 
 
 class AdaptiveRank(Method):
     """ΔW = B Λ A with Λ = diag f(x; ν); ν = softplus(ρ), one ρ a component in one tensor.
 
-    Λ is f as printed, or with config.importance "unit_energy" f of norm 1 (importances).
+    Λ is f as printed, or with config.importance "unit_energy" f of norm 1 (importances). With
+    config.budget_mb a limit on the file takes the place of the rank term (budget.Budget), all
+    start from the rank that it pays for, and may reach _HEADROOM times that.
 
     rho: [L], fp32.
     """
 
     uses_entropy = True
 
-    def __init__(self, config: TrainConfig, adapters: list[Adapter]):
-        super().__init__(config, adapters)
+    def __init__(
+        self,
+        config: TrainConfig,
+        adapters: list[Adapter],
+        ranks: Sequence[int] | None = None,
+        overhead: int = 0,
+    ):
+        super().__init__(config, adapters, ranks, overhead)
         device = adapters[0].device
-        caps = [min(config.r_max, adapter.max_rank) for adapter in adapters]
-        starts = [min(config.r_init, cap) for cap in caps]
-        q = config.quantile
-        nu = torch.tensor([nu_for_rank(rank, q) for rank in starts], device=device)
-        self.rho = nn.Parameter(rho_of(nu))
+        q, r_max = config.quantile, config.r_max
+        costs = [
+            BYTES[config.budget_precision] * (adapter.in_features + adapter.out_features)
+            for adapter in adapters
+        ]
+        limit = 0.0
+        if config.budget_mb:
+            limit = check_budget(config.budget_mb, costs, overhead)
+            even = min(even_rank(limit, costs), MAX_RANK)
+            r_max = min(max(r_max, _HEADROOM * even), MAX_RANK)
+            if ranks is None:
+                self.starts = [min(even, adapter.max_rank) for adapter in adapters]
+        # a start that was asked for layer by layer may lie above r_max
+        highest = [max(r_max, start) for start in self.starts]
+        caps = [min(h, adapter.max_rank) for h, adapter in zip(highest, adapters, strict=True)]
+        rho = rho_of(torch.tensor([nu_for_rank(rank, q) for rank in self.starts]))
+        self._budget = Budget(limit, costs, caps, q, config.r_target) if config.budget_mb else None
+        if self._budget is not None:
+            rho = self._budget.held(rho)
+        self.rho = nn.Parameter(rho.to(device))
         # ν_target is what softplus makes of ρ_target, so that a ν stopped there is at distance 0
         # to the bit; one ulp off, and it would count as crossing with every step to that side
-        self._rho_target = rho_of(torch.full_like(nu, nu_for_rank(config.r_target, q)))
+        self._rho_target = rho_of(torch.full_like(self.rho, nu_for_rank(config.r_target, q)))
         self.nu_target = nu_of(self._rho_target)
         self._rho_low = rho_of(torch.tensor([nu_for_rank(cap, q) for cap in caps], device=device))
         self._caps = torch.tensor(caps, device=device)
@@ -63,12 +92,14 @@ class AdaptiveRank(Method):
             adapter.scale = scale
 
     def penalty(self, step: int) -> Tensor | None:
-        """λ_r Σ|ν − ν_target| [eq. 12]."""
-        if not self._moving(step):
+        """The price of rows, or λ_r Σ|ν − ν_target| [eq. 12]; none where a budget holds."""
+        if not self._moving(step) or self._budget is not None:
             return None
         config = self.config
-        distance = rank_penalty(nu_of(self.rho), self.nu_target, config.regulariser)
-        return config.lambda_r * distance
+        nu, target, reduction = nu_of(self.rho), self.nu_target, config.regulariser
+        if config.rank_term == "nu":
+            return config.lambda_r * rank_penalty(nu, target, reduction)
+        return config.lambda_r * row_penalty(nu, target, reduction, config.quantile)
 
     def before_step(self) -> None:
         """Remembers where ρ stood, so that after_step can tell which crossed the target."""
@@ -114,11 +145,16 @@ class AdaptiveRank(Method):
         return not (held or frozen)
 
     def _settle(self, optimizer: RowOptimizer) -> None:
-        """Keeps ν within r_max, and stops it on ν_target where a step would cross it.
+        """Holds the budget; else keeps ν within r_max, and stops it on ν_target where a step would
+        cross it.
 
-        The second is the proximal step of |ν − ν_target|: Adam's sign-like steps would otherwise
+        The last is the proximal step of |ν − ν_target|: Adam's sign-like steps would otherwise
         swing around the target for ever, and the rank would flap with them.
         """
+        if self._budget is not None:
+            with torch.no_grad():
+                self.rho.copy_(self._budget.held(self.rho.cpu()))
+            return
         with torch.no_grad():
             side = torch.sign(self._rho_before - self._rho_target)
             crossed = side * torch.sign(self.rho - self._rho_target) < 0

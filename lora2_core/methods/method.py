@@ -15,15 +15,27 @@ Factors = tuple[Tensor, Tensor]  # down [rank, n…] and up [m, rank…], fp32 o
 class Method:
     """Fixed ranks, no term in the loss: what a method does not override stays plain LoRA's.
 
-    rho: the learned ρ of all adapters [L], or None. uses_entropy: whether the loss has the
-    cross-attention term.
+    ranks: what each adapter starts from, in their order; None: r_init for all. overhead: bytes of
+    the finished file beside its rows. rho: the learned ρ of all adapters [L], or None.
+    uses_entropy: whether the loss has the cross-attention term.
     """
 
     uses_entropy = False
 
-    def __init__(self, config: TrainConfig, adapters: list[Adapter]):
+    def __init__(
+        self,
+        config: TrainConfig,
+        adapters: list[Adapter],
+        ranks: Sequence[int] | None = None,
+        overhead: int = 0,
+    ):
         self.config = config
         self.adapters = adapters
+        self.overhead = overhead
+        given = [config.r_init] * len(adapters) if ranks is None else ranks
+        self.starts = [
+            min(rank, adapter.max_rank) for rank, adapter in zip(given, adapters, strict=True)
+        ]
         self.rho: nn.Parameter | None = None
 
     @staticmethod
@@ -32,9 +44,8 @@ class Method:
         return config.r_init
 
     def start(self, generator: torch.Generator) -> None:
-        """Gives every adapter r_init rows: A ~ U(±1/√n) as in peft and kohya, B = 0."""
-        for adapter in self.adapters:
-            rank = min(self.config.r_init, adapter.max_rank)
+        """Gives every adapter its first rows: A ~ U(±1/√n) as in peft and kohya, B = 0."""
+        for adapter, rank in zip(self.adapters, self.starts, strict=True):
             rows = uniform_rows(adapter, rank, generator)
             adapter.set_rank(rank, rows, torch.zeros(rank, adapter.out_features))
 

@@ -8,14 +8,12 @@ import torch
 from torch import Tensor
 
 from ..adapter_file import LoraState
-from ..file_header import TensorInfo, encode_header
 from ..file_names import Stored
+from ..file_size import overhead
 from .cut import Cut
 from .outcome import Outcome, Row, put
 from .parallel import in_order
 from .split import Split, split
-
-_HASHES = 400  # bytes that writing adds to the metadata: two hashes, a title
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,12 @@ def assemble(
             energies.append(found)
             tick()
         costs = [saved_as.itemsize * _width(part.stored) for part in parts]
-        ranks = cut.ranks_of(energies, costs, _overhead(parts, energies, metadata))
+        highest = {
+            part.name: (part.stored.shape, len(found))
+            for part, found in zip(parts, energies, strict=True)
+        }
+        ranks = cut.ranks_of(energies, costs, overhead(highest, metadata))
+
     def work(one: tuple[Part, int | None]) -> tuple[float, float, Tensor, Tensor]:
         whole, share, (up, down) = _kept(one[0], cut, one[1])
         return whole, share, up.to(dtype), down.to(dtype)
@@ -95,20 +98,3 @@ def _kept(part: Part, cut: Cut, rank: int | None) -> tuple[float, float, tuple[T
 def _width(stored: Stored) -> int:
     """Parameters a unit of rank, m + n."""
     return stored.shape[0] + prod(stored.shape[1:])
-
-
-def _overhead(
-    parts: Sequence[Part], energies: Sequence[Tensor], metadata: Mapping[str, str]
-) -> int:
-    """Bytes of the file beside the factors, at the most: header and alphas."""
-    tensors, end = {}, 0
-    for part, found in zip(parts, energies, strict=True):
-        rank, shape = len(found), part.stored.shape
-        for key, size in (
-            (f"{part.name}.alpha", ()),
-            (f"{part.name}.lora_down.weight", (rank, *shape[1:])),
-            (f"{part.name}.lora_up.weight", (shape[0], rank, *(1 for _ in shape[2:]))),
-        ):
-            start, end = end, end + prod(size) * 4
-            tensors[key] = TensorInfo("BF16", size, start, end)
-    return len(encode_header(tensors, dict(metadata))) + 4 * len(parts) + _HASHES

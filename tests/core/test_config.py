@@ -75,7 +75,7 @@ def test_a_start_above_the_limit_is_refused_with_both_numbers():
 
 
 def test_a_rate_that_does_not_go_with_what_uses_it_is_refused():
-    with pytest.raises(LoRA2Error, match=r"learning_rate is 5e-05, but prodigy .* set it to 1"):
+    with pytest.raises(LoRA2Error, match=r"learning_rate is 0\.0001, but prodigy .* set it to 1"):
         TrainConfig(optimizer="prodigy")
     with pytest.raises(LoRA2Error, match=r"learning_rate is 1e-07, but polynomial .* linear"):
         TrainConfig(lr_scheduler="polynomial", learning_rate=1e-7)
@@ -87,11 +87,11 @@ def test_an_unknown_choice_is_answered_with_the_choices():
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_is_the_defaults_with_its_own_ranks_and_the_changes_on_top(name):
+def test_a_preset_is_the_defaults_with_its_own_choices_and_the_changes_on_top(name):
     preset = TrainConfig.preset(name, steps=7)
-    assert (preset.r_init, preset.r_max) == tuple(PRESETS[name].values())
+    assert all(getattr(preset, f) == value for f, value in PRESETS[name].items())
     assert preset.steps == 7
-    other = {f.name for f in fields(TrainConfig)} - {"r_init", "r_max", "steps"}
+    other = {f.name for f in fields(TrainConfig)} - {*PRESETS[name], "steps"}
     assert all(getattr(preset, f) == getattr(TrainConfig(), f) for f in other)
 
 
@@ -102,10 +102,11 @@ def test_an_unknown_preset_or_setting_is_refused_by_name():
         TrainConfig.preset("small", rank=4, lr=1)
 
 
-def test_the_defaults_are_those_of_the_paper():
-    config = TrainConfig()
-    assert (config.learning_rate, config.lambda_r, config.lambda_e) == (5e-5, 1e-4, 1e-4)
+def test_the_paper_s_preset_is_the_method_as_printed():
+    config = TrainConfig.preset("paper")
+    assert (config.r_init, config.lambda_r, config.lambda_e) == (512, 1e-4, 1e-4)
     assert (config.r_target, config.steps, config.batch_size) == (1, 500, 1)
+    assert (config.importance, config.init, config.rank_term) == ("printed", "printed", "nu")
     assert config.quantile == 0.9 and config.regulariser == "sum"
 
 

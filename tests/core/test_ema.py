@@ -4,6 +4,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+import reference
 import torch
 import toy
 from torch import nn
@@ -11,7 +12,6 @@ from toy_runs import BASE, data
 
 from lora2_core.adapter import Adapter
 from lora2_core.ema import AdapterAverage
-from lora2_core.importance import importance
 from lora2_core.optimizer import RowAdamW
 from lora2_core.train import Training
 
@@ -40,7 +40,8 @@ class Watched(Training):
         a = adapter.a.active.detach().double()
         nu = self._method.nus()[0]
         if nu is not None:
-            a = importance(torch.tensor(nu, dtype=torch.float64), adapter.rank)[:, None] * a
+            scale = reference.IMPORTANCES[self.config.importance]
+            a = torch.tensor([[scale(x, nu)] for x in range(adapter.rank)]).double() * a
         b = adapter.b.active.detach().double().clone()
         self.seen.append((a.clone(), b, self._optimizer.ages(0)[: adapter.rank]))
 

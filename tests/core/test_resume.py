@@ -22,6 +22,7 @@ LIBRARIES = {"prodigy": "prodigyopt", "adamw8bit": "bitsandbytes"}
 RUNS = {
     "lora2": replace(BASE, steps=14, r_init=6, lambda_r=3e-3, shrink_patience=2),
     "lora2, growing": replace(BASE, steps=14, r_init=2, r_target=10, lambda_r=1.0),
+    "lora2, budget": replace(BASE, steps=14, budget_mb=0.023),
     "lora2, fp16": replace(BASE, steps=10, dtype="fp16"),
     "lora": replace(BASE, steps=6, method="lora"),
     **{

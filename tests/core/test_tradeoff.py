@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from dataclasses import asdict
 from statistics import fmean, stdev
 
 import numpy as np
@@ -27,6 +28,7 @@ from tradeoff import (
 )
 from tradeoff.contestants import CONTESTANTS, FIXED
 
+from lora2_core.config import TrainConfig
 from lora2_core.demo_model import bundled
 from lora2_core.drawn_world import load_subjects
 from lora2_core.errors import LoRA2Error
@@ -211,7 +213,7 @@ def test_of_equal_losses_the_smaller_file_is_preferred_and_then_the_default():
 
 
 def test_settings_are_tried_at_the_rate_of_their_scale():
-    rates = {"lora2": 1.0, "lora2_fan_in": 2.0, "lora2_unit_fan_in": 3.0}
+    rates = {"paper": 1.0, "paper_fan_in": 2.0, "nu_term": 3.0}
     assert tune._rate_for({"rank_hold": 0.3}, rates) == 1.0
     assert tune._rate_for({"init": "fan_in"}, rates) == 2.0
     assert tune._rate_for({"init": "fan_in", "importance": "unit_energy"}, rates) == 3.0
@@ -244,7 +246,7 @@ def test_tuning_stops_in_time_goes_on_and_keeps_its_evidence(tiny, tmp_path, mon
     monkeypatch.setattr(tune, "SEEDS", (0,))
     monkeypatch.setattr(tune, "LIMITS", (2e-4, 4e-3))
     monkeypatch.setattr(tune, "AXES", {"rank_hold": (0.0, 0.5)})
-    subject, names = SUBJECTS["mint mug"], ["base", "lora2", "lora2_hold", "lora2_tuned"]
+    subject, names = SUBJECTS["mint mug"], ["base", "lora2", "paper", "tuned"]
 
     def tuned(deadline=math.inf):
         tune.tune(tmp_path, subject, names, 2, 1, deadline)
@@ -252,14 +254,14 @@ def test_tuning_stops_in_time_goes_on_and_keeps_its_evidence(tiny, tmp_path, mon
 
     assert tuned(deadline=0)["rates"] == {}
     record = tuned()
-    assert record["rates"].keys() == {"lora2", "lora2_tuned"}
+    assert record["rates"].keys() == {"lora2", "paper", "tuned"}
     tried = record["evidence"]["lora2"]
     assert len(tried) >= 3
     best = min(tried, key=lambda rate: tried[rate]["subject"])
     assert record["rates"]["lora2"] == float(best)
-    assert record["evidence"]["lora2_tuned"].keys() == {"default", "rank_hold 0.5"}
+    assert record["evidence"]["tuned"].keys() == {"default", "rank_hold 0.5"}
     choices = tune.load(tmp_path)
-    assert choices.config(CONTESTANTS["lora2_tuned"], 2, 0).rank_hold in (0.0, 0.5)
+    assert choices.config(CONTESTANTS["tuned"], 2, 0).rank_hold in (0.0, 0.5)
     monkeypatch.setattr(tune, "train", None)
     assert tuned() == record
 
@@ -272,7 +274,7 @@ def test_every_contestant_is_a_valid_configuration():
         if contestant.trained
     }
     assert [configs[f"lora_{r}"].r_init for r in FIXED] == list(FIXED)
-    assert configs["lora2_tuned"].rank_hold == 0.1
+    assert configs["tuned"].rank_hold == 0.1
     for contestant in CONTESTANTS.values():
         if contestant.cutting:
             assert CONTESTANTS[contestant.cutting.parent].trained
@@ -288,6 +290,17 @@ def test_a_result_of_another_stamp_is_no_result(tmp_path):
     assert store.read(path, {"weights": "a"}) and store.read(path, {"weights": "b"}) is None
     assert store.read(tmp_path / "none.json") is None
     assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_a_setting_that_is_new_does_not_make_old_results_void(tmp_path):
+    made = asdict(TrainConfig(steps=7))
+    older = {name: value for name, value in made.items() if name != "rank_hold"}
+    path = tmp_path / "a.json"
+    for wrap in (lambda s: s, lambda s: {"parent": "lora2", "of": {"lora2": s}}):
+        store.write(path, {"stamp": {"settings": wrap(older)}})
+        assert store.read(path, {"settings": wrap(made)})
+        assert store.read(path, {"settings": wrap({**made, "rank_hold": 0.2})}) is None
+        assert store.read(path, {"settings": wrap({**made, "steps": 8})}) is None
 
 
 def test_runs_are_made_once_and_again_for_other_weights(tiny, tmp_path, monkeypatch):

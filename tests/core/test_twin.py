@@ -19,6 +19,11 @@ COMMON = {
     "lambda_e": 1e-2,
     "dtype": "fp32",
     "seed": 5,
+    "rank_term": "nu",
+    "rank_rate": 10.0,
+    "rank_hold": 0.0,
+    "importance": "printed",
+    "init": "printed",
 }
 BOTH = {"grow", "shrink"}
 RUNS = {
@@ -49,6 +54,18 @@ RUNS = {
             "timestep_bias_portion": 0.3,
             "caption_dropout": 0.3,
             "repeats": 2,
+        },
+        BOTH,
+    ),
+    "defaults": (
+        {
+            "r_init": 6,
+            "r_target": 2,
+            "lambda_r": 1e-3,
+            **{
+                name: getattr(TrainConfig(), name)
+                for name in ("rank_term", "rank_rate", "rank_hold", "importance", "init")
+            },
         },
         BOTH,
     ),

@@ -28,7 +28,7 @@ def followed(host, graph, client, workflow):
 @pytest.fixture(scope="module")
 def run(host):
     graph, train = graphs.training(host, steps=STEPS, seed=77)
-    save = graphs.save(graph, train, "live")
+    save = graphs.save(graph, train, "live", precision="fp16")
     run, messages = followed(host, graph, "page-1", "graph-1")
     return {"run": run, "messages": messages, "train": train, "save": save}
 
@@ -59,7 +59,8 @@ def test_the_last_frame_is_the_file(host, run):
     begin, last = run["messages"][0], run["messages"][-2]
     assert dict(zip((p["name"] for p in begin["components"]), ranks_of(last), strict=True)) == ranks
     assert last["mean_rank"] == pytest.approx(report["totals"]["mean_rank"])
-    assert last["megabytes"] == pytest.approx(report["totals"]["parameters"] * 2 / 1e6)
+    spare = 1e6 * last["megabytes"] - path.stat().st_size  # for words that a file may carry
+    assert 0 <= spare <= 2000 + 40 * len(ranks)
     assert begin["rows"] == report["rows"] and begin["columns"] == report["columns"]
     assert read_rank_note(read(path).metadata)[1].keys() == ranks.keys()
 

@@ -168,6 +168,28 @@ def test_a_click_shows_the_singular_values_and_the_keys_cut_them(page, web_host,
     assert page.complaints() == []
 
 
+def test_a_node_that_changes_its_size_keeps_the_cell_under_the_keys(page, web_host, content):
+    add(page, content)
+    enter(page)
+    page.tab.keyboard.press("ArrowDown")
+    name, before = details(page).splitlines()[0], canvas(page).bounding_box()["width"]
+    page.tab.evaluate(
+        """type => {
+          const node = app.graph._nodes.find(node => node.type === type);
+          node.setSize([node.size[0] + 120, node.size[1] + 40]);
+          app.canvas.setDirty(true, true);
+        }""",
+        TYPE,
+    )
+    page.tab.wait_for_timeout(600)
+    assert canvas(page).bounding_box()["width"] > before + 20
+    assert details(page).splitlines()[0] == name
+    page.tab.keyboard.press("ArrowDown")
+    said = details(page).splitlines()
+    assert said[0] != name and said[1].startswith("rank ")
+    assert page.complaints() == []
+
+
 def middle_of(page, row, column, rows):
     """Where a cell's middle is on the screen, from what the pure modules say of it."""
     return page.tab.evaluate(

@@ -70,7 +70,8 @@ def test_a_run_from_its_first_step_through_a_reload_to_its_movie(ready, web_host
     path = newest(web_host, f"live/{page.renderer}")
     totals = rank_report.report(read(path))["totals"]
     assert mean == pytest.approx(totals["mean_rank"], abs=0.06)
-    assert size == pytest.approx(totals["parameters"] * 2 / 1e6, abs=0.006)
+    spare = size - path.stat().st_size / 1e6  # for words that a file may carry
+    assert 0 <= spare < 0.015
 
     scrubber = element(page).locator("input[type=range]")
     scrubber.focus()

@@ -1,4 +1,4 @@
-"""Λ of one norm for every ν: ranks then follow what is to be learned."""
+"""Λ of one norm and a price of rows: ranks follow what is to be learned, not where they start."""
 
 from statistics import fmean
 
@@ -50,12 +50,13 @@ class Regression:
         return name
 
 
-def learned(importance):
+def learned(**settings):
     """(problem, result, mean rank found for each of NEEDED)."""
-    config = TrainConfig(
-        importance=importance, init="fan_in", learning_rate=1e-2, rank_hold=0.1, r_init=16,
-        r_max=32, steps=200, lambda_e=0.0, dtype="fp32", gradient_checkpointing=False,
-    )  # fmt: skip
+    config = TrainConfig(**{
+        "importance": "unit_energy", "init": "fan_in", "rank_term": "nu", "rank_rate": 10.0,
+        "learning_rate": 1e-2, "rank_hold": 0.1, "r_init": 16, "r_max": 32, "steps": 200,
+        "lambda_e": 0.0, "dtype": "fp32", "gradient_checkpointing": False,
+    } | settings)  # fmt: skip
     one = Example(torch.ones(1, 1, 1, 1), {"context": torch.ones(1, 1)})
     problem = Regression()
     order = batches([one], batch_size=1, accumulation=1, seed=0)
@@ -65,7 +66,7 @@ def learned(importance):
 
 
 def test_ranks_follow_the_rank_of_what_is_to_be_learned():
-    problem, result, found = learned("unit_energy")
+    problem, result, found = learned()
     assert found == sorted(found) and found[0] < 5 and found[-1] > 4 * found[0]
     for (down, up), update in zip(result.factors.values(), problem.updates, strict=True):
         assert (up @ down - update).norm() < 0.5 * update.norm()
@@ -73,5 +74,22 @@ def test_ranks_follow_the_rank_of_what_is_to_be_learned():
 
 def test_as_printed_the_same_run_hardly_tells_the_layers_apart():
     """ν is the gain of the update too, and every layer ends near r_max."""
-    _, _, found = learned("printed")
+    _, _, found = learned(importance="printed")
     assert min(found) > 24
+
+
+def test_with_a_price_of_rows_the_start_matters_little():
+    starts = {
+        start: learned(rank_term="rows", rank_rate=30.0, lambda_r=1e-3, r_init=start)[2]
+        for start in (2, 8, 32)
+    }
+    ends = [found[-1] for found in starts.values()]
+    assert max(ends) < 2.5 * min(ends) and min(ends) > 6
+    for found in starts.values():
+        assert found[-1] > 2 * found[0]
+
+
+def test_with_the_printed_term_the_start_decides():
+    """One more row is the cheaper the more there are: it stays many, or goes to the target."""
+    low, high = (learned(rank_term="nu", lambda_r=1e-3, r_init=start)[2][-1] for start in (2, 32))
+    assert low == 1 and high > 15

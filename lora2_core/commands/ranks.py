@@ -1,0 +1,58 @@
+"""Average the ranks of adapters into a map that another training can start from."""
+
+import argparse
+import json
+from pathlib import Path
+
+from .. import rank_map
+from ..adapter_file import SUFFIX
+from ..errors import LoRA2Error
+from ..file_header import read_header
+from ..rank_report import report_from_header
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "files",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="adapters (.safetensors) of one base model, or JSON of `inspect --json`",
+    )
+    parser.add_argument(
+        "-o", "--out", type=Path, required=True, help="the map, for `train --ranks` (.json)"
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Reads headers alone."""
+    report = rank_map.averaged([read_report(file) for file in options.files])
+    if options.out.suffix.lower() != ".json":
+        raise LoRA2Error(f"out is {options.out}; choose a name ending in .json")
+    try:
+        with options.out.open("x", encoding="utf-8") as file:
+            json.dump(report, file, indent=1)
+    except FileExistsError:
+        raise LoRA2Error(
+            f"{options.out} exists already and was not touched; choose another name"
+        ) from None
+    except OSError as error:
+        raise LoRA2Error(f"cannot write {options.out}: {error.strerror}") from None
+    totals = report["totals"]
+    print(
+        f"saved {options.out}: {totals['components']} components, rank {totals['min_rank']} to "
+        f"{totals['max_rank']}, mean {totals['mean_rank']:.2f}, "
+        f"{totals['bytes'] / 1e6:.2f} MB in half precision"
+    )
+
+
+def read_report(path: Path) -> dict:
+    """The rank report of an adapter or a JSON file; raises LoRA2Error if it is neither."""
+    if path.suffix.lower() == SUFFIX:
+        return report_from_header(read_header(path))
+    try:
+        return rank_map.parse(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise LoRA2Error(f"cannot read {path}: {error.strerror}") from None
+    except (UnicodeDecodeError, LoRA2Error) as error:
+        raise LoRA2Error(f"{path}: {error}") from None

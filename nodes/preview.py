@@ -1,0 +1,117 @@
+"""LoRA² Preview."""
+
+from typing import NamedTuple
+
+from comfy_api.latest import io
+
+from ..lora2_core.errors import LoRA2Error
+from ..lora2_core.preview_folder import PreviewFolder
+from ..lora2_core.previews import Previews
+from ..lora2_core.run_folder import RunFolder
+from . import host
+from .sockets import CATEGORY, Preview
+
+
+class Plan(NamedTuple):
+    """What LoRA² Train is to draw, and how often."""
+
+    every: int
+    sampling: host.Sampling
+
+    def previews(
+        self, run: RunFolder, denoiser: host.HostDenoiser, progress: host.Progress
+    ) -> Previews:
+        """Drawn into the run's folder, and shown on the page."""
+        folder = PreviewFolder(run.path / "previews")
+        progress.show(folder)
+        return Previews(
+            folder,
+            self.every,
+            host.painter(denoiser, self.sampling),
+            len(self.sampling.pairs),
+            progress.trouble,
+            progress.drawn,
+            stops=(host.Interrupt, host.ModelLost),
+        )
+
+
+class LoRA2Preview(io.ComfyNode):
+    """Pictures that LoRA² Train draws while it trains."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoRA2Preview",
+            display_name="LoRA² Preview",
+            category=CATEGORY,
+            description="Has LoRA² Train draw pictures with the adapter as it learns.",
+            is_input_list=True,  # a list of prompts is one picture each
+            inputs=[
+                io.Vae.Input("vae", tooltip="The model's own VAE."),
+                io.Conditioning.Input(
+                    "positive", tooltip="What to draw: the subject somewhere it was not seen."
+                ),
+                io.Conditioning.Input(
+                    "negative",
+                    optional=True,
+                    tooltip="What not to draw. Not connected: zeros, as SDXL was trained with.",
+                ),
+                io.Int.Input(
+                    "every",
+                    default=100,
+                    min=1,
+                    max=100_000,
+                    tooltip="Steps between two previews; the last step always has one.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFF_FFFF_FFFF_FFFF,
+                    control_after_generate=False,
+                    tooltip="Of the noise; the same for every preview.",
+                ),
+                io.Int.Input("steps", default=20, min=1, max=10_000, tooltip="Of the sampler."),
+                io.Float.Input(
+                    "cfg",
+                    default=7.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="Guidance. 1 leaves the negative out, and is twice as fast.",
+                ),
+                io.Combo.Input(
+                    "sampler_name", options=host.SAMPLERS, default="euler", tooltip="As KSampler's."
+                ),
+                io.Combo.Input(
+                    "scheduler", options=host.SCHEDULERS, default="normal", tooltip="As KSampler's."
+                ),
+                io.Int.Input(
+                    "width", default=1024, min=64, max=16384, step=8, tooltip="Of a picture, in px."
+                ),
+                io.Int.Input(
+                    "height", default=1024, min=64, max=16384, step=8, tooltip="Of a picture."
+                ),
+            ],
+            outputs=[Preview.Output(display_name="preview", tooltip="For LoRA² Train.")],
+        )
+
+    @classmethod
+    def execute(cls, vae, positive, every, negative=None, **settings) -> io.NodeOutput:
+        settings = {name: values[0] for name, values in settings.items()}
+        pairs = _pairs(positive, negative)
+        return io.NodeOutput(Plan(every[0], host.Sampling(vae[0], pairs, **settings)))
+
+
+def _pairs(positive: list, negative: list | None) -> list[tuple[list, list]]:
+    if negative is None:
+        negative = [host.zeroed(conditioning) for conditioning in positive]
+    elif len(negative) == 1:
+        negative = negative * len(positive)
+    if len(negative) != len(positive):
+        raise LoRA2Error(
+            f"there are {len(positive)} positive and {len(negative)} negative conditionings; give "
+            "one negative for all, or one each"
+        )
+    return list(zip(positive, negative, strict=True))

@@ -1,0 +1,76 @@
+"""LoRA² Rank Map."""
+
+import json
+
+from comfy_api.latest import io
+
+from ..lora2_core import rank_map
+from ..lora2_core.errors import LoRA2Error
+from . import reports
+from .sockets import (
+    CATEGORY,
+    WIRE,
+    LoraModel,
+    Pick,
+    RankReport,
+    connected,
+    file_input,
+    fingerprint,
+    growing,
+)
+
+_LEARNED = [RankReport, LoraModel, Pick]
+
+
+class LoRA2RankMap(io.ComfyNode):
+    """Ranks of one or more adapters, averaged, for another training to start from."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoRA2RankMap",
+            display_name="LoRA² Rank Map",
+            category=CATEGORY,
+            description="Takes the ranks of one adapter, or the average of several, for another "
+            "training to start from or to keep to.",
+            inputs=[
+                file_input(),
+                io.MultiType.Input(
+                    "lora",
+                    _LEARNED,
+                    optional=True,
+                    tooltip="A LoRA, a pick or a rank report from another node.",
+                ),
+                growing("more", "more_", _LEARNED, "Further ones to average with.", least=0),
+                io.String.Input(
+                    "text",
+                    default="",
+                    multiline=True,
+                    optional=True,
+                    tooltip="A rank report as JSON, one more to average with.",
+                ),
+            ],
+            outputs=[
+                RankReport.Output(display_name="ranks", tooltip="For LoRA² Train or the heatmap."),
+                io.String.Output(display_name="text", tooltip="The same as JSON, to keep."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, lora_name, **_):
+        return fingerprint(lora_name)
+
+    @classmethod
+    def execute(cls, lora_name, lora=None, text="", **inputs) -> io.NodeOutput:
+        found = [] if lora_name == WIRE else [reports.report_of(reports.file_adapter(lora_name))]
+        wires = [] if lora is None else [lora]
+        wires += connected(inputs, "more").values()
+        for number, source in enumerate(wires, 1):
+            one = reports.wired(source, f"connected lora {number}")
+            found.append(one if isinstance(one, dict) else reports.report_of(one))
+        if text.strip():
+            found.append(rank_map.parse(text))
+        if not found:
+            raise LoRA2Error("there are no ranks; choose a file, connect a LoRA, or give JSON")
+        report = rank_map.averaged(found)
+        return io.NodeOutput(report, json.dumps(report))
