@@ -145,6 +145,18 @@ class Page:
         self.tab.evaluate("app.extensionManager.command.execute('Comfy.Canvas.FitView')")
         self.tab.wait_for_timeout(700)  # the view glides there
 
+    def approach(self, node: str) -> None:
+        """As near to a node as one works at it: from far off, pages of 2026 leave widgets out."""
+        self.tab.evaluate(
+            """type => {
+              app.canvas.ds.scale = 1;
+              app.canvas.centerOnNode(app.graph._nodes.find(node => node.type === type));
+              app.canvas.setDirty(true, true);
+            }""",
+            node,
+        )
+        self.tab.wait_for_timeout(300)
+
     def set(self, node: str, **widgets) -> None:
         """Sets widgets as a user's choice does; raises if a widget is missing."""
         self.tab.evaluate(
