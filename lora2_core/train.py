@@ -3,14 +3,13 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
 from . import rank_map
-from .attention import EntropyProbe, blocks_checkpointed
 from .config import MAX_RANK, TrainConfig
 from .data import Batch
 from .denoiser import Denoiser
@@ -18,18 +17,15 @@ from .ema import AdapterAverage
 from .errors import LoRA2Error
 from .file_metadata import kohya_name, training_metadata
 from .file_size import overhead
-from .inject import attached, create_adapters, cross_attention_layers, file_order
-from .losses import prediction_loss
+from .forward import entropy_probe, forward, watched
+from .inject import attached, create_adapters, file_order
 from .methods import METHODS
-from .noise import draw_noise
 from .optimizer import RowOptimizer
 from .optimizers import make_optimizer
 from .run_state import RunState, check_config
 from .schedule import rate_factor
-from .timesteps import draw_levels, level_weights
-from .weighting import min_snr_weights
+from .timesteps import level_weights
 
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 _WORDS = 2000  # bytes of trigger words, title, resolution and dates
 
 
@@ -119,7 +115,7 @@ class Training:
             denoiser.network, config.targets, kind.highest_rank(config), denoiser.device,
             moments=config.optimizer == "adamw",
         )  # fmt: skip
-        adapters.sort(key=lambda adapter: self._place(adapter.name))
+        adapters.sort(key=lambda adapter: file_order(denoiser.module_name(adapter.name)))
         self._adapters = adapters
         self._components = tuple(
             (denoiser.module_name(adapter.name), tuple(adapter.layer.weight.shape))
@@ -137,7 +133,7 @@ class Training:
         self._level_weights = level_weights(config, denoiser.timesteps)
         enabled = config.dtype == "fp16"
         self._scaler = torch.amp.GradScaler(denoiser.device.type, enabled=enabled)
-        self._probe = self._entropy_probe()
+        self._probe = entropy_probe(denoiser, config)
         self._watching = ExitStack()  # what watches the network while it trains
         self._at_step = self._drawn()
         self._seconds = 0.0  # of earlier stretches
@@ -169,6 +165,11 @@ class Training:
                 if on_step is not None:
                     on_step(self._info(entropy))
         return self.result()
+
+    @property
+    def starts(self) -> list[int]:
+        """Rank that each component starts from."""
+        return list(self._method.starts)
 
     @contextmanager
     def sampled(self) -> Iterator[None]:
@@ -290,25 +291,8 @@ class Training:
         for _ in range(self.done):
             next(self._batches)
 
-    def _place(self, name: str) -> list:
-        return file_order(self._denoiser.module_name(name))
-
-    def _entropy_probe(self) -> EntropyProbe | None:
-        config = self.config
-        if not self._method.uses_entropy or config.lambda_e == 0:
-            return None
-        found = cross_attention_layers(self._denoiser.network)
-        layers = [found[name] for name in sorted(found, key=self._place)]
-        return EntropyProbe(layers, config.entropy_queries, config.seed) if layers else None
-
     def _watch(self) -> None:
-        """The probe and the recomputation of activations, as steps need them."""
-        if self._probe is not None:
-            self._watching.enter_context(self._probe.attached())
-        checkpointing = self.config.gradient_checkpointing
-        self._watching.enter_context(
-            blocks_checkpointed(self._denoiser.blocks, self._probe, checkpointing)
-        )
+        self._watching.enter_context(watched(self._denoiser, self.config, self._probe))
 
     def _drawn(self) -> tuple[Tensor, int]:
         """How far randomness has been used up: generator, and passes of the entropy probe."""
@@ -322,7 +306,9 @@ class Training:
         step_batches = next(self._batches)
         for batch in step_batches:
             method.set_scales(step)
-            mse, entropy = self._forward(batch)
+            mse, entropy = forward(
+                self._denoiser, batch, config, self._probe, self._generator, self._level_weights
+            )
             total = batch.weight * mse
             if entropy is not None:
                 total = total + config.lambda_e / len(step_batches) * entropy
@@ -349,26 +335,6 @@ class Training:
         self.losses.append(loss)
         self._at_step = self._drawn()
         return None if self._probe is None else entropy_sum / len(step_batches)
-
-    def _forward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """(prediction loss, mean entropy or None) of one batch at random noise levels."""
-        denoiser, config, probe = self._denoiser, self.config, self._probe
-        latents = batch.latents.to(denoiser.device)
-        noise = draw_noise(batch.latents.shape, config.noise_offset, self._generator).to(latents)
-        t = draw_levels(len(latents), denoiser.timesteps, self._level_weights, self._generator).to(
-            latents.device
-        )
-        noisy, target = denoiser.corrupt(latents, noise, t)
-        weights = None
-        if config.min_snr_gamma > 0:
-            weights = min_snr_weights(denoiser.snr(t), config.min_snr_gamma, denoiser.predicts_v)
-        if probe is not None:
-            probe.begin()
-        conditioning = {name: c.to(denoiser.device) for name, c in batch.conditioning.items()}
-        with _autocast(denoiser.device, config.dtype):
-            prediction = denoiser.predict(noisy, t, conditioning)
-        loss = prediction_loss(prediction, target, weights)
-        return loss, None if probe is None else probe.mean()
 
     def _info(self, entropy: float | None) -> StepInfo:
         ranks = tuple(self._method.ranks())
@@ -428,12 +394,6 @@ def _update(optimizer: RowOptimizer, scaler: torch.amp.GradScaler) -> None:
     if not scaler.is_enabled() or scaler.get_scale() >= scale:
         optimizer.applied()
     optimizer.zero_grad()
-
-
-def _autocast(device: torch.device, dtype: str):
-    if dtype == "fp32":
-        return nullcontext()
-    return torch.autocast(device.type, _DTYPES[dtype])
 
 
 def _detached(entropy: Tensor | None, like: Tensor) -> Tensor:

@@ -188,6 +188,16 @@ def trainable(patcher, dtype: str) -> Iterator[HostDenoiser]:
         comfy.model_management.soft_empty_cache()
 
 
+def free_memory() -> None:
+    """Gives back what torch holds in reserve."""
+    comfy.model_management.soft_empty_cache(True)
+
+
+def available_memory() -> int:
+    """Bytes that are free on the device that models run on."""
+    return int(comfy.model_management.get_free_memory())
+
+
 class ModelLost(LoRA2Error):
     """The host could not give a model to training again."""
 

@@ -8,6 +8,8 @@ from ..lora2_core import adapter_file, rank_map, rank_report
 from ..lora2_core.config import DTYPES, MAX_RANK, METHODS, PRESETS, TARGETS, TrainConfig
 from ..lora2_core.data import batches, check_examples
 from ..lora2_core.errors import LoRA2Error
+from ..lora2_core.memory import amount, memory_need
+from ..lora2_core.out_of_memory import explained
 from ..lora2_core.packing import pack_result
 from ..lora2_core.run_folder import RunFolder, run_kept
 from ..lora2_core.run_state import RunState
@@ -307,10 +309,17 @@ class LoRA2Train(io.ComfyNode):
                     training.restore(state)
                 if preview is not None:
                     previews = preview[0].previews(folder, denoiser, progress)
-                result = run_kept(training, folder, save_every, progress, logging.warning, previews)
+                examples = [*data, *prior]
+                if denoiser.device.type != "cpu":
+                    _tell_need(training, denoiser, examples, progress)
+                with explained(
+                    training, denoiser, examples, lambda: _where(training, folder), host.free_memory
+                ):
+                    result = run_kept(
+                        training, folder, save_every, progress, logging.warning, previews
+                    )
         except TrainingDiverged as error:
-            kept = f"The run is kept as {folder.path.name}, up to the step before"
-            raise LoRA2Error(f"{error}. {kept if error.step > 1 else ''}".strip()) from error
+            raise LoRA2Error(f"{error}. {_where(training, folder)}") from error
         lora = pack_result(result)
         sheet = None if previews is None else previews.sheet
         return io.NodeOutput(
@@ -336,6 +345,25 @@ def _dataset(model, latents, conditioning, empty, what: str) -> list:
     found = host.examples(model, latents, conditioning, what, empty)
     check_examples(found, host.latent_channels(model), what)
     return found
+
+
+def _tell_need(training: Training, denoiser, examples, progress: host.Progress) -> None:
+    """Logs what the run needs of the GPU, and warns on the page if that is not there."""
+    try:
+        need = memory_need(denoiser, examples, training.config, training.starts)
+    except Exception as error:  # an estimate must not stop what it speaks of
+        logging.info(f"LoRA² cannot tell how much memory this network needs ({error})")
+        return
+    free = host.available_memory() + need.weights + need.adapters  # these are there already
+    logging.info(f"LoRA² needs {need}; {amount(free)} there")
+    if need.total > free:
+        progress.trouble(f"This may run out of memory: it needs {need}, of {amount(free)}")
+
+
+def _where(training: Training, folder: RunFolder) -> str:
+    if training.done == 0:
+        return "Nothing was trained before that"
+    return f"The run is kept as {folder.path.name}, up to step {training.done}"
 
 
 def _run(name: str, resume: str) -> tuple[RunFolder, RunState | None]:

@@ -17,8 +17,11 @@ from ..config import AC_MODES, DTYPES, METHODS, PRESETS, TARGETS, TrainConfig
 from ..data import Example, batches, check_examples
 from ..demo_model.backbone import DemoBackbone
 from ..demo_model.shapes import PICTURE
+from ..denoiser import Denoiser
 from ..errors import LoRA2Error
 from ..file_layout import PRECISIONS
+from ..memory import amount, memory_need
+from ..out_of_memory import explained
 from ..packing import pack_result
 from ..run_folder import RunFolder, run_kept
 from ..train import Training, TrainingDiverged
@@ -96,6 +99,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "that are asked for",
     )
     out.add_argument("--precision", choices=PRECISIONS, default="fp16")
+    out.add_argument(
+        "--estimate",
+        action="store_true",
+        help="say how much memory this run would need, and stop; on a GPU it is said in any case",
+    )
     out.add_argument("--trigger-words", default="", help="noted in the file, separated by commas")
 
     samples.add_arguments(parser)
@@ -226,13 +234,21 @@ def run(options: argparse.Namespace) -> None:
         "started_at": started,
     }
     training = Training(backbone.denoiser, order, config, ranks)
+    denoiser, examples = backbone.denoiser, [*own, *prior]
+    if options.estimate or denoiser.device.type == "cuda":
+        print(_need(training, denoiser, examples), flush=True)
+    if options.estimate:
+        return
     folder = RunFolder(_run_path(options), **facts)
     _begin(training, folder, options)
     previews = None
     if paint is not None:
         previews = samples.previews(training, folder, paint, options, warn)
     try:
-        result = run_kept(training, folder, options.save_every, Progress(), warn, previews)
+        with explained(
+            training, denoiser, examples, lambda: _where(training, folder), torch.cuda.empty_cache
+        ):
+            result = run_kept(training, folder, options.save_every, Progress(), warn, previews)
     except TrainingDiverged as error:
         raise LoRA2Error(f"{error}. {_where(training, folder)}") from error
     except KeyboardInterrupt:
@@ -345,6 +361,15 @@ def _begin(training: Training, folder: RunFolder, options: argparse.Namespace) -
             f"{folder.path} holds a run of {state.step} steps; add --resume to go on with it, or "
             "choose another --out"
         )
+
+
+def _need(training: Training, denoiser: Denoiser, examples: list[Example]) -> str:
+    need = memory_need(denoiser, examples, training.config, training.starts)
+    if denoiser.device.type != "cuda":
+        return f"needs {need}"
+    free = torch.cuda.mem_get_info(denoiser.device)[0] + need.weights + need.adapters
+    short = "; this may run out of memory" if need.total > free else ""
+    return f"needs {need}, of {amount(free)}{short}"
 
 
 def _where(training: Training, folder: RunFolder) -> str:

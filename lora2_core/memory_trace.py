@@ -1,0 +1,71 @@
+"""Bytes that a training step takes, counted before it is made.
+
+The step runs through the network as it is, but on tensors that have shapes and no memory (torch's
+FakeTensorMode); every storage that an operation makes is counted until nothing refers to it any
+more, the saved activations of autograd and what checkpointing recomputes included. What an
+allocator adds, by rounding and by workspaces of its kernels, is not counted.
+"""
+
+import weakref
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from .config import TrainConfig
+from .data import Batch
+from .denoiser import Denoiser
+from .forward import entropy_probe, forward, watched
+from .inject import attached, create_adapters, file_order
+
+
+def step_peak(denoiser: Denoiser, batch: Batch, config: TrainConfig, ranks: Sequence[int]) -> int:
+    """Most bytes at once in forward and backward pass: activations, and gradients of the factors.
+
+    ranks: one a component, in the file's order. Nothing of the denoiser is changed, and no random
+    number of the run is drawn. Raises whatever a network raises that cannot run without data.
+    """
+    live = _Live()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        adapters = create_adapters(
+            denoiser.network, config.targets, 1, denoiser.device, moments=False
+        )
+        adapters.sort(key=lambda adapter: file_order(denoiser.module_name(adapter.name)))
+        for adapter, rank in zip(adapters, ranks, strict=True):
+            rows = (torch.zeros(rank, n) for n in (adapter.in_features, adapter.out_features))
+            adapter.set_rank(rank, *rows)
+            if config.method == "lora2":
+                scale = torch.ones(rank, device=denoiser.device)
+                adapter.scale = nn.Parameter(scale)
+        probe = entropy_probe(denoiser, config)
+        with attached(adapters), watched(denoiser, config, probe), live:
+            loss, entropy = forward(denoiser, batch, config, probe, torch.Generator(), None)
+            (loss if entropy is None else loss + config.lambda_e * entropy).backward()
+    return live.peak
+
+
+class _Live(TorchDispatchMode):
+    """now, peak: bytes of all storages that operations within the block have made."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.peak = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if any(returned.alias_info is not None for returned in func._schema.returns):
+            return out  # a view, or written in place: of a storage that is there
+        for found in tree_iter(out):
+            if isinstance(found, Tensor):
+                storage = found.untyped_storage()
+                size = storage.nbytes()
+                self.now += size
+                weakref.finalize(storage, self._freed, size)
+        self.peak = max(self.peak, self.now)
+        return out
+
+    def _freed(self, size: int) -> None:
+        self.now -= size
