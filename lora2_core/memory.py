@@ -1,10 +1,10 @@
 """What a run needs of memory, and what would make it less."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from .adapter import capacity_for
-from .config import PRESETS, TrainConfig
+from .config import TrainConfig
 from .data import Batch, Example
 from .denoiser import Denoiser
 from .inject import create_adapters, file_order
@@ -13,9 +13,9 @@ from .memory_trace import step_peak
 CHECKPOINTING = "gradient_checkpointing"
 
 _FP32 = 4  # bytes
-_MOMENTS = {"adamw": 8.0, "adamw8bit": 2.0, "adafactor": 0.0, "prodigy": 16.0}  # bytes a number
+_MOMENTS = {"adamw": 8, "adamw8bit": 2, "adafactor": 0, "prodigy": 16}  # bytes a number
 _SMALL = 0.02  # of the whole: less is not worth a word
-_COARSER = 0.75  # side of the latents that a lower resolution is reckoned with
+_COARSER, _LOW_RANK = 0.75, 16  # what is reckoned with as a lower resolution, and rank
 
 
 @dataclass(frozen=True)
@@ -52,57 +52,59 @@ def memory_need(
 
     examples: of the run; the largest counts. Raises whatever step_peak raises.
     """
-    return _need(denoiser, _largest(examples, config.batch_size), config, ranks)
+    network, batch = denoiser.network, _largest(examples, config.batch_size)
+    stored = {t.data_ptr(): t.nbytes for t in (*network.parameters(), *network.buffers())}
+    widths = _widths(denoiser, config)
+    # when activations are gone, the optimiser holds gradients and one more copy
+    update = 2 * _FP32 * _numbers(ranks, widths)
+    return MemoryNeed(
+        sum(stored.values()),
+        _held(ranks, widths, config),
+        max(step_peak(denoiser, batch, config, ranks), update),
+    )
 
 
 def savings(
     denoiser: Denoiser, examples: Sequence[Example], config: TrainConfig, ranks: Sequence[int]
 ) -> list[tuple[str, int]]:
-    """(what would need less, bytes that it saves), the largest saving first."""
+    """(what would need less, bytes that it saves), the largest saving first.
+
+    Counted are checkpointing and ranks; activations are taken to go with batch and area.
+    """
     now = memory_need(denoiser, examples, config, ranks)
-    batch = _largest(examples, config.batch_size)
-    found = [
-        (words, now.total - _need(denoiser, *changed).total)
-        for words, *changed in _alternatives(batch, config, list(ranks))
-    ]
-    worth = [(words, saved) for words, saved in found if saved > _SMALL * now.total]
+    widths = _widths(denoiser, config)
+    activations = max(now.step - _FP32 * _numbers(ranks, widths), 0)
+    found = {}
+    if not config.gradient_checkpointing:
+        less = memory_need(denoiser, examples, replace(config, gradient_checkpointing=True), ranks)
+        found[CHECKPOINTING] = now.total - less.total
+    if config.batch_size > 1:
+        found["batch_size 1"] = int(activations * (1 - 1 / config.batch_size))
+    found[f"images of {_COARSER:g} times the side"] = int(activations * (1 - _COARSER**2))
+    lower = [min(rank, _LOW_RANK) for rank in ranks]
+    found[f"a start from rank {_LOW_RANK}"] = now.adapters - _held(lower, widths, config)
+    if config.optimizer == "adamw":
+        smaller = replace(config, optimizer="adamw8bit")
+        found["the optimizer adamw8bit"] = now.adapters - _held(ranks, widths, smaller)
+    worth = [(words, saved) for words, saved in found.items() if saved > _SMALL * now.total]
     return sorted(worth, key=lambda pair: -pair[1])
 
 
-def _alternatives(
-    batch: Batch, config: TrainConfig, ranks: list[int]
-) -> Iterator[tuple[str, Batch, TrainConfig, list[int]]]:
-    if not config.gradient_checkpointing:
-        yield CHECKPOINTING, batch, replace(config, gradient_checkpointing=True), ranks
-    if len(batch.latents) > 1:
-        yield "batch_size 1", _first(batch), config, ranks
-    small = PRESETS["small"]["r_init"]
-    if max(ranks) > small:
-        yield f"a lower rank, such as {small}", batch, config, [min(r, small) for r in ranks]
-    sides = [int(side * _COARSER) // 8 * 8 for side in batch.latents.shape[2:]]
-    if min(sides) >= 8:
-        coarser = replace(batch, latents=batch.latents[:, :, : sides[0], : sides[1]])
-        yield f"images of {_COARSER:g} times the side", coarser, config, ranks
-    if config.optimizer == "adamw":
-        yield "the optimizer adamw8bit", batch, replace(config, optimizer="adamw8bit"), ranks
+def _held(ranks: Sequence[int], widths: Sequence[int], config: TrainConfig) -> int:
+    """Bytes of rows, of their optimiser's state, and of their average."""
+    each = _FP32 + _MOMENTS[config.optimizer] + (_FP32 if config.ema_decay else 0)
+    return int(_numbers(map(capacity_for, ranks), widths) * each)
 
 
-def _need(
-    denoiser: Denoiser, batch: Batch, config: TrainConfig, ranks: Sequence[int]
-) -> MemoryNeed:
-    network = denoiser.network
-    stored = {t.data_ptr(): t.nbytes for t in (*network.parameters(), *network.buffers())}
-    adapters = create_adapters(network, config.targets, 1, denoiser.device)
+def _numbers(ranks: Iterable[int], widths: Sequence[int]) -> int:
+    return sum(rank * width for rank, width in zip(ranks, widths, strict=True))
+
+
+def _widths(denoiser: Denoiser, config: TrainConfig) -> list[int]:
+    """Inputs and outputs of each adapted layer together, in the file's order."""
+    adapters = create_adapters(denoiser.network, config.targets, 1, denoiser.device)
     adapters.sort(key=lambda adapter: file_order(denoiser.module_name(adapter.name)))
-    widths = [adapter.in_features + adapter.out_features for adapter in adapters]
-    rows = sum(capacity_for(r) * width for r, width in zip(ranks, widths, strict=True))
-    active = sum(rank * width for rank, width in zip(ranks, widths, strict=True))
-    return MemoryNeed(
-        sum(stored.values()),
-        int(rows * (_FP32 + _MOMENTS[config.optimizer] + (_FP32 if config.ema_decay else 0))),
-        # the optimiser, when activations are gone, holds gradients and one more copy
-        max(step_peak(denoiser, batch, config, ranks), 2 * _FP32 * active),
-    )
+    return [adapter.in_features + adapter.out_features for adapter in adapters]
 
 
 def _largest(examples: Sequence[Example], batch_size: int) -> Batch:
@@ -114,8 +116,3 @@ def _largest(examples: Sequence[Example], batch_size: int) -> Batch:
             for name, tensor in largest.conditioning.items()
         },
     )
-
-
-def _first(batch: Batch) -> Batch:
-    conditioning = {name: tensor[:1] for name, tensor in batch.conditioning.items()}
-    return Batch(batch.latents[:1], conditioning, batch.weight)

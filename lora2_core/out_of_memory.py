@@ -1,5 +1,6 @@
 """When memory runs out in training: what is kept, and what would help."""
 
+import logging
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -57,6 +58,7 @@ def _advice(training: Training, denoiser: Denoiser, examples: Sequence[Example])
     try:
         found = savings(denoiser, examples, training.config, training.starts)
     except Exception:  # an estimate must not hide what went wrong
+        logging.getLogger(__name__).warning("no estimate of memory", exc_info=True)
         found = []
     if not found:
         return "Close what else uses this device's memory, or choose a smaller model"
