@@ -53,12 +53,11 @@ def memory_need(
     examples: of the run; the largest counts. Raises whatever step_peak raises.
     """
     network, batch = denoiser.network, _largest(examples, config.batch_size)
-    stored = {t.data_ptr(): t.nbytes for t in (*network.parameters(), *network.buffers())}
     widths = _widths(denoiser, config)
     # when activations are gone, the optimiser holds gradients and one more copy
     update = 2 * _FP32 * _numbers(ranks, widths)
     return MemoryNeed(
-        sum(stored.values()),
+        sum(t.nbytes for t in (*network.parameters(), *network.buffers())),
         _held(ranks, widths, config),
         max(step_peak(denoiser, batch, config, ranks), update),
     )
