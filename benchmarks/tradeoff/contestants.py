@@ -71,6 +71,7 @@ _ALL = [
     Contestant("lora2_no_hold", {"rank_hold": 0.0}),
     Contestant("lora2_low", {"r_init": 4}),
     Contestant("lora2_high", {"r_init": 64, "r_max": 128}),
+    Contestant("lora2_lower_rate", rate_of="lora_16"),  # forgets less at the cost of fidelity?
     Contestant("lora2_cheap", {"lambda_r": 3e-5}),
     Contestant("lora2_dear", {"lambda_r": 3e-4}),
     # with the paper's rank term: ν itself has a price, and not the rows
