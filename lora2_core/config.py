@@ -83,6 +83,7 @@ class TrainConfig:
     caption_dropout: float = 0.0  # chance that an image comes with an empty caption
     repeats: int = 1  # times that a pass over the set holds every image (not those of the prior)
     horizontal_flip: bool = False  # the set holds every picture's mirror image, too
+    text_encoders: bool = False  # their attention is adapted, too
     trigger_word: str = ""  # put before every caption that lacks it
     ema_decay: float = 0.0  # of the adapter's moving average, which is then saved; 0: none
 

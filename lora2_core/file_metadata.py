@@ -102,8 +102,11 @@ def with_trigger_words(metadata: Mapping[str, str], words: str) -> dict[str, str
 
 
 def kohya_name(module: str) -> str:
-    """The file's name of a UNet module: kohya's prefix, and underscores for dots."""
-    return "lora_unet_" + module.replace(".", "_")
+    """The file's name of a module of the UNet, or of the text encoders `te1` and `te2`: kohya's
+    prefix, and underscores for dots.
+    """
+    prefix = "lora_" if module.startswith(("te1.", "te2.")) else "lora_unet_"
+    return prefix + module.replace(".", "_")
 
 
 def rank_note(

@@ -11,13 +11,15 @@ from .adapter import Adapter
 from .errors import LoRA2Error
 
 _ATTENTION = re.compile(r"\.attn[12]\.(to_q|to_k|to_v|to_out\.0)$")
+_TEXT = re.compile(r"^te[12]\.(text_model\.)?encoder\.layers\.\d+\.self_attn\.(q|k|v|out)_proj$")
 _FEED_FORWARD = re.compile(r"\.ff\.net\.(0\.proj|2)$")
 
 
 def find_layers(network: nn.Module, targets: str) -> dict[str, nn.Module]:
     """Layers that `targets` (config.TARGETS) selects, by module name, in the network's order.
 
-    Raises LoRA2Error if there are none.
+    Of text encoders (text_encoders.WithText) it is the attention whatever `targets` is. Raises
+    LoRA2Error if there are none.
     """
     wanted: dict[str, Callable[[str, nn.Module], bool]] = {
         "attention": lambda name, _: bool(_ATTENTION.search(name)),
@@ -32,7 +34,8 @@ def find_layers(network: nn.Module, targets: str) -> dict[str, nn.Module]:
     found = {
         name: layer
         for name, layer in network.named_modules()
-        if getattr(layer, "weight", None) is not None and wanted[targets](name, layer)
+        if getattr(layer, "weight", None) is not None
+        and (_TEXT.match(name) if name[:4] in ("te1.", "te2.") else wanted[targets](name, layer))
     }
     if not found:
         raise LoRA2Error(

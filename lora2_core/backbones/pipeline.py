@@ -14,9 +14,12 @@ from PIL import Image
 from torch import Tensor
 
 from ..data import Example
+from ..denoiser import Denoiser
 from ..errors import LoRA2Error
 from ..file_header import read_header
+from ..text_encoders import WithText
 from . import single_file
+from .captions import Captions
 from .diffusers_unet import BETA_END, BETA_START, TIMESTEPS, DiffusersUNet
 from .drawing import Drawing
 from .pictures import to_tensor
@@ -28,16 +31,23 @@ _PIPELINE = "StableDiffusionXLPipeline"
 class PipelineBackbone:
     """A pipeline's UNet as a denoiser, and its encoders for pictures and captions.
 
-    denoiser: meets denoiser.Denoiser.
+    denoiser: meets denoiser.Denoiser. channels: of its latents. text_encoders: whether they are to
+    be trained, too.
     """
 
-    def __init__(self, pipeline: StableDiffusionXLPipeline):
+    def __init__(self, pipeline: StableDiffusionXLPipeline, text_encoders: bool = False):
         config = pipeline.scheduler.config
         _check_schedule(config)
         if pipeline.vae.dtype != torch.float32:
             pipeline.vae.to(torch.float32)  # SDXL's overflows in fp16
         self._pipeline = pipeline
-        self.denoiser = DiffusersUNet(pipeline.unet, config.prediction_type == "v_prediction")
+        self.channels: int = pipeline.unet.config.in_channels
+        unet = DiffusersUNet(pipeline.unet, config.prediction_type == "v_prediction")
+        self.denoiser: Denoiser = unet
+        self._text = None
+        if text_encoders:
+            self._text = Captions(pipeline)
+            self.denoiser = WithText(unet, self._text.encoders, self._text.encode)
 
     @torch.no_grad()
     def example(self, picture: Image.Image, caption: str) -> Example:
@@ -49,49 +59,55 @@ class PipelineBackbone:
 
     @torch.no_grad()
     def conditioning(self, size: tuple[int, int], caption: str) -> dict[str, Tensor]:
-        """Of a picture of (width, height); on the CPU in fp32."""
+        """Of a picture of (width, height); on the CPU in fp32, tokens as they are."""
+        width, height = size
+        sizes = {"time_ids": torch.tensor([[height, width, 0, 0, height, width]]).float()}
+        if self._text is not None:
+            return self._text.tokens(caption) | sizes
         context, _, pooled, _ = self._pipeline.encode_prompt(
             caption,
             device=self._pipeline.vae.device,
             num_images_per_prompt=1,
             do_classifier_free_guidance=False,
         )
-        width, height = size
-        sizes = torch.tensor([[height, width, 0, 0, height, width]]).float()
-        told = {"context": context, "pooled": pooled, "time_ids": sizes}
-        return {name: value.float().cpu() for name, value in told.items()}
+        told = {"context": context.float().cpu(), "pooled": pooled.float().cpu()}
+        return told | sizes
 
     @torch.no_grad()
     def painter(self, drawing: Drawing) -> Callable[[], list[Image.Image]]:
         """Draws with the UNet as it is at each call. Its prompts are encoded now, so that the text
-        encoders may go; the VAE stays.
+        encoders may go, or at each call if they are trained, too; the VAE stays.
         """
         pipeline = self._pipeline
-        guided = drawing.guidance > 1
-        prompts = [
-            pipeline.encode_prompt(
-                prompt,
-                device=pipeline.vae.device,
-                num_images_per_prompt=1,
-                do_classifier_free_guidance=guided,
-                negative_prompt=drawing.negative,
-            )
-            for prompt in drawing.prompts
-        ]
+
+        def encoded() -> list[tuple]:
+            return [
+                pipeline.encode_prompt(
+                    prompt,
+                    device=pipeline.vae.device,
+                    num_images_per_prompt=1,
+                    do_classifier_free_guidance=drawing.guidance > 1,
+                    negative_prompt=drawing.negative,
+                )
+                for prompt in drawing.prompts
+            ]
+
+        prompts = encoded() if self._text is None else None
         sampler = StableDiffusionXLPipeline(
             vae=pipeline.vae,
             text_encoder=None,
             text_encoder_2=None,
             tokenizer=None,
             tokenizer_2=None,
-            unet=self.denoiser.network,
+            unet=pipeline.unet,
             scheduler=pipeline.scheduler,
             add_watermarker=False,
         )
         sampler.set_progress_bar_config(disable=True)
 
         def paint() -> list[Image.Image]:
-            return [_sampled(sampler, encoded, drawing) for encoded in prompts]
+            found = encoded() if prompts is None else prompts
+            return [_sampled(sampler, prompt, drawing) for prompt in found]
 
         return paint
 
@@ -121,7 +137,9 @@ def _sampled(sampler: StableDiffusionXLPipeline, encoded: tuple, drawing: Drawin
     return sampler.image_processor.postprocess(decoded, output_type="pil")[0]
 
 
-def load_folder(folder: Path, *, device: torch.device, dtype: torch.dtype) -> PipelineBackbone:
+def load_folder(
+    folder: Path, *, device: torch.device, dtype: torch.dtype, text_encoders: bool = False
+) -> PipelineBackbone:
     """A diffusers folder. Raises LoRA2Error, naming the kind, if it is not of the SDXL family."""
     index = folder / "model_index.json"
     try:
@@ -145,11 +163,16 @@ def load_folder(folder: Path, *, device: torch.device, dtype: torch.dtype) -> Pi
             f"{folder} holds a UNet of {pipeline.unet.config.in_channels} input channels, which "
             "cannot be trained; give SDXL or KOALA"
         )
-    return PipelineBackbone(pipeline.to(device))
+    return PipelineBackbone(pipeline.to(device), text_encoders)
 
 
 def load_checkpoint(
-    file: Path, tokenizer: Path | None, *, device: torch.device, dtype: torch.dtype
+    file: Path,
+    tokenizer: Path | None,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    text_encoders: bool = False,
 ) -> PipelineBackbone:
     """A single-file checkpoint, which has every part but the tokenizer.
 
@@ -175,7 +198,7 @@ def load_checkpoint(
             torch_dtype=dtype,
             local_files_only=True,
         )
-    return PipelineBackbone(pipeline.to(device))
+    return PipelineBackbone(pipeline.to(device), text_encoders)
 
 
 @contextmanager

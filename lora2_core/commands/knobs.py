@@ -21,6 +21,7 @@ _NAMES = (
     "caption_dropout",
     "repeats",
     "horizontal_flip",
+    "text_encoders",
     "trigger_word",
     "ema_decay",
 )
@@ -68,6 +69,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--horizontal-flip",
         action="store_true",
         help="learn from every picture's mirror image, too; not for what is not symmetrical",
+    )
+    group.add_argument(
+        "--text-encoders",
+        action="store_true",
+        help="adapt the attention of both text encoders, too; captions are then encoded anew at "
+        "every step",
     )
     group.add_argument(
         "--trigger-word",

@@ -264,16 +264,21 @@ def run(options: argparse.Namespace) -> None:
 
 def load(options: argparse.Namespace):
     """The backbone behind --model; raises LoRA2Error, naming it, for what cannot be trained."""
+    text = options.text_encoders
     if options.model == "demo":
+        if text:
+            raise LoRA2Error(
+                "text-encoders is set, but that of the demo model is a list of words; leave it out"
+            )
         return DemoBackbone()
     path = Path(options.model)
     device = _device(options.device)
     dtype = torch.float32 if device.type == "cpu" else _DTYPES[options.dtype]
     if path.is_dir():
-        return load_folder(path, device=device, dtype=dtype)
+        return load_folder(path, device=device, dtype=dtype, text_encoders=text)
     if not path.exists():
         raise LoRA2Error(f"{path} does not exist; give `demo`, a folder or a .safetensors file")
-    return load_checkpoint(path, options.tokenizer, device=device, dtype=dtype)
+    return load_checkpoint(path, options.tokenizer, device=device, dtype=dtype, text_encoders=text)
 
 
 def _side(options: argparse.Namespace) -> int:
@@ -339,7 +344,7 @@ def _examples(
         empty = backbone.conditioning(pictures[0][0].size, "")  # all are of one size
         examples = [replace(example, empty=empty) for example in examples]
     if examples:
-        check_examples(examples, backbone.denoiser.network.config.in_channels)
+        check_examples(examples, backbone.channels)
     return examples
 
 
@@ -364,7 +369,10 @@ def _begin(training: Training, folder: RunFolder, options: argparse.Namespace) -
 
 
 def _need(training: Training, denoiser: Denoiser, examples: list[Example]) -> str:
-    need = memory_need(denoiser, examples, training.config, training.starts)
+    try:
+        need = memory_need(denoiser, examples, training.config, training.starts)
+    except Exception as error:  # an estimate must not stop what it speaks of
+        return f"cannot tell how much memory this network needs ({error})"
     if denoiser.device.type != "cuda":
         return f"needs {need}"
     free = torch.cuda.mem_get_info(denoiser.device)[0] + need.weights + need.adapters

@@ -40,11 +40,15 @@ def of_merged(ingredients: Sequence) -> dict[str, str]:
         for one in ingredients
     ]
     note = {"format_version": NOTE_VERSION, "method": "merged", "merged_from": listed}
-    merged = shared | _new() | {
-        "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.merged_from": ", ".join(f"{x['name']} × {x['weight']:g}" for x in listed),
-        NOTE: _json(note),
-    }
+    merged = (
+        shared
+        | _new()
+        | {
+            "modelspec.sai_model_spec": "1.0.1",
+            "modelspec.merged_from": ", ".join(f"{x['name']} × {x['weight']:g}" for x in listed),
+            NOTE: _json(note),
+        }
+    )
     return _tags(with_trigger_words(merged, ", ".join(joined)), carried)
 
 

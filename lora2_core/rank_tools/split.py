@@ -29,9 +29,7 @@ class Split:
 
     def weighted(self, weight: float) -> "Split":
         """The same of weight · ΔW."""
-        return replace(
-            self, weight=self.weight * weight, energies=self.energies * weight * weight
-        )
+        return replace(self, weight=self.weight * weight, energies=self.energies * weight * weight)
 
     def mixed(self, dtype: torch.dtype) -> "Split":
         """With up and down in order themselves, in another dtype, to keep."""
