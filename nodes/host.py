@@ -1,6 +1,6 @@
 """The host's model, memory, progress, interrupt and folders.
 
-Of the pack only this file and host_demo.py import the host.
+Of the pack only this file, host_text.py and host_demo.py import the host.
 """
 
 import asyncio
@@ -214,7 +214,7 @@ class _Loan:
         comfy.model_management.load_models_gpu([self._patcher], force_full_load=True)
         model = self._patcher.model
         with ExitStack() as stack:  # all or nothing
-            stack.enter_context(_borrowed_weights(model))
+            stack.enter_context(borrowed_weights(model))
             stack.enter_context(_computing_in(model, self._dtype))
             stack.enter_context(_in_training())
             self._held = stack.pop_all()
@@ -313,7 +313,11 @@ def _stop_if_cancelled(*_) -> None:
 
 
 @contextmanager
-def _borrowed_weights(model: nn.Module) -> Iterator[None]:
+def borrowed_weights(model: nn.Module) -> Iterator[None]:
+    """Every weight as a normal tensor over the memory of the host's, which may be inference ones.
+
+    Raises LoRA2Error if weights are quantised.
+    """
     originals = []
     try:
         for module in model.modules():

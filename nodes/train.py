@@ -1,6 +1,7 @@
 """LoRA² Train."""
 
 import logging
+from contextlib import nullcontext
 
 from comfy_api.latest import io
 
@@ -15,6 +16,7 @@ from ..lora2_core.run_folder import RunFolder, run_kept
 from ..lora2_core.run_state import RunState
 from ..lora2_core.train import Training, TrainingDiverged
 from . import host
+from .host_text import text_trainable, with_captions
 from .live import runs
 from .sockets import ADVANCED, CATEGORY, LoraModel, LossMap, Preview, RankReport, TrainOptions
 
@@ -232,6 +234,24 @@ def _inputs() -> list:
         TrainOptions.Input(
             "options", optional=True, tooltip="From LoRA² Options: optimiser, schedule and more."
         ),
+        io.Clip.Input(
+            "clip",
+            optional=True,
+            tooltip="Train the text encoders, too. Needs captions; positive then gives the sizes.",
+        ),
+        io.String.Input(
+            "captions",
+            optional=True,
+            force_input=True,
+            tooltip="The texts that positive was made of: one for all, or one an image.",
+        ),
+        io.String.Input(
+            "reg_captions",
+            optional=True,
+            force_input=True,
+            extra_dict=ADVANCED,
+            tooltip="The texts of reg_positive.",
+        ),
     ]
 
 
@@ -263,7 +283,17 @@ class LoRA2Train(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, latents, positive, reg_latents=None, reg_positive=None, preview=None, **settings
+        cls,
+        model,
+        latents,
+        positive,
+        reg_latents=None,
+        reg_positive=None,
+        preview=None,
+        clip=None,
+        captions=None,
+        reg_captions=None,
+        **settings,
     ) -> io.NodeOutput:
         model = model[0]
         settings = {name: values[0] for name, values in settings.items()}
@@ -275,7 +305,7 @@ class LoRA2Train(io.ComfyNode):
             settings["rank_freeze"] = 1.0
         options = dict(settings.pop("options", None) or {})
         empty = options.pop("empty", None)
-        config = _config(settings | options)
+        config = _config(settings | options | {"text_encoders": clip is not None})
         host.check_trainable(model)
         data = _dataset(model, latents, positive, empty, "latents")
         if (reg_latents is None) != (reg_positive is None):
@@ -285,6 +315,15 @@ class LoRA2Train(io.ComfyNode):
             if reg_latents is None
             else _dataset(model, reg_latents, reg_positive, empty, "reg_latents")
         )
+        if clip is not None:
+            if preview is not None:
+                raise LoRA2Error(
+                    "preview and clip do not go together: the host cannot sample while its text "
+                    "encoders are in training; disconnect one of them"
+                )
+            clip = clip[0]
+            data = _captioned(data, clip, captions, "captions")
+            prior = _captioned(prior, clip, reg_captions, "reg_captions") if prior else []
         order = batches(
             data,
             batch_size=config.batch_size,
@@ -299,7 +338,8 @@ class LoRA2Train(io.ComfyNode):
         previews = None
         try:
             with (
-                host.trainable(model, config.dtype) as denoiser,
+                host.trainable(model, config.dtype) as unet,
+                nullcontext(unet) if clip is None else text_trainable(unet, clip) as denoiser,
                 host.Progress(
                     config.steps, cls.hidden.unique_id, cls.hidden.extra_pnginfo
                 ) as progress,
@@ -345,6 +385,15 @@ def _dataset(model, latents, conditioning, empty, what: str) -> list:
     found = host.examples(model, latents, conditioning, what, empty)
     check_examples(found, host.latent_channels(model), what)
     return found
+
+
+def _captioned(examples: list, clip, captions: list[str] | None, name: str) -> list:
+    if not captions:
+        raise LoRA2Error(
+            f"clip is connected, so that text encoders are trained, but {name} is not; connect the "
+            "texts of the images"
+        )
+    return with_captions(examples, clip, captions, "images")
 
 
 def _tell_need(training: Training, denoiser, examples, progress: host.Progress) -> None:

@@ -115,6 +115,7 @@ def test_diffusers_draws_with_the_file_what_was_trained(folder, tmp_path):
     assert (found - plain).norm() > 10 * (found - seen[0]).norm()
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers
 def test_previews_are_drawn_with_the_text_encoders_as_they_are(folder):
     """With the UNet's adapters alone at zero, they still change from step to step."""
     backbone = opened(folder)

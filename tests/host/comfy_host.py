@@ -28,6 +28,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import websocket
 from PIL import Image
@@ -428,18 +429,22 @@ class ComfyHost:
 
 
 @contextlib.contextmanager
-def open_host(pack: Path | None = ROOT) -> Iterator[ComfyHost]:
+def open_host(
+    pack: Path | None = ROOT, nodes: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[ComfyHost]:
     """The host that find_path names, in a temporary folder that is removed at the end.
 
-    pack is the custom node folder to load beside the host's own nodes.
+    pack is the custom node folder to load beside the host's own nodes. nodes: file name -> source
+    of further ones.
     """
     path = find_path()
     python = find_python(path)
-    with (
-        tempfile.TemporaryDirectory(prefix="lora2-host-", ignore_cleanup_errors=True) as base,
-        ComfyHost(path, python, Path(base), pack) as host,
-    ):
-        yield host
+    with tempfile.TemporaryDirectory(prefix="lora2-host-", ignore_cleanup_errors=True) as base:
+        (Path(base) / "custom_nodes").mkdir()
+        for name, source in nodes.items():
+            (Path(base) / "custom_nodes" / name).write_text(source)
+        with ComfyHost(path, python, Path(base), pack) as host:
+            yield host
 
 
 def _note(run: Run, kind: str, data: Mapping) -> None:

@@ -1,0 +1,141 @@
+"""Text encoders that are trained beside the UNet, in the host."""
+
+import pytest
+import torch
+from host import checkpoints, graphs
+from host.comfy_host import Graph, NodeFailed, open_host
+from safetensors.torch import load_file
+
+CAPTION = "a photo of a sks dog"  # of graphs.dataset
+
+
+def begun(host, captions=(CAPTION,), **settings):
+    """A training with clip and captions connected."""
+    graph, train = graphs.training(host, **settings)
+    data = next(n for n in graph.values() if n["class_type"] == "MakeTrainingDataset")
+    inputs = graph[train.id]["inputs"]
+    inputs["clip"] = data["inputs"]["clip"]
+    if captions:
+        # the host makes a list of what goes into a list input
+        words = graph.node("PrimitiveString", value=captions[0])
+        inputs["captions"] = words[0]
+    return graph, train
+
+
+def file_of(host, graph, train, prefix):
+    node = graphs.save(graph, train, prefix)
+    return graphs.saved_file(host, host.run(graph), node)
+
+
+def test_it_learns_all_three_and_the_host_loads_them(host):
+    before = graphs.sample(host)
+    path = file_of(host, *begun(host, steps=4), "text")
+    state = load_file(path)
+    heads = {key.split("_")[1] for key in state}
+    assert heads == {"te1", "te2", "unet"}
+    for head in heads:
+        assert any(
+            tensor.any()
+            for key, tensor in state.items()
+            if key.startswith(f"lora_{head}_") and "lora_up" in key
+        )
+    assert torch.equal(graphs.sample(host), before)
+
+    def loaded(with_clip):
+        def adapt(graph: Graph, parts: checkpoints.Loaded):
+            more = {"clip": parts.clip, "strength_clip": 1.0} if with_clip else {}
+            node = graph.node(
+                "LoRA2Load", model=parts.model, lora_name=path.name, strength_model=1.0, **more
+            )
+            return node[0], node[1] if with_clip else parts.clip
+
+        return graphs.sample(host, adapt)
+
+    def by_the_host(graph: Graph, parts: checkpoints.Loaded):
+        node = graph.node(
+            "LoraLoader", model=parts.model, clip=parts.clip, lora_name=path.name,
+            strength_model=1.0, strength_clip=1.0,
+        )  # fmt: skip
+        return node[0], node[1]
+
+    whole, unet = loaded(True), loaded(False)
+    assert not torch.equal(whole, unet) and not torch.equal(unet, before)
+    torch.testing.assert_close(whole, graphs.sample(host, by_the_host), rtol=1e-3, atol=1e-3)
+
+
+AGAIN = """
+import sys
+import torch
+
+class EncodedAgain:
+    '''How far the text that training encodes lies from what the host has encoded.'''
+
+    RETURN_TYPES, FUNCTION, OUTPUT_NODE, CATEGORY = (), "compare", True, "test"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        kinds = {"model": "MODEL", "clip": "CLIP", "latent": "LATENT", "positive": "CONDITIONING"}
+        return {"required": {n: (k,) for n, k in kinds.items()} | {"text": ("STRING", {})}}
+
+    def compare(self, model, clip, latent, positive, text):
+        loaded = {name: module for name, module in sys.modules.items() if "lora2" in name}
+        host, texts = (
+            next(module for name, module in loaded.items() if name.endswith(f"nodes.{last}"))
+            for last in ("host", "host_text")
+        )
+        examples = host.examples(model, [latent], [positive], "latents")
+        [told] = texts.with_captions(examples, clip, [text], "images")
+        with host.trainable(model, "fp32") as unet, texts.text_trainable(unet, clip) as both:
+            again = both._encode(told.conditioning)
+        apart = {
+            name: float((again[name] - value).norm() / value.norm())
+            for name, value in examples[0].conditioning.items()
+        }
+        return {"ui": {"text": [f"{k} {v:.2e} {tuple(again[k].shape)}" for k, v in apart.items()]}}
+
+NODE_CLASS_MAPPINGS = {"EncodedAgain": EncodedAgain}
+"""
+
+
+@pytest.fixture(scope="module")
+def own_host():
+    """A host that has the node above."""
+    with open_host(nodes={"again.py": AGAIN}) as running:
+        yield running
+
+
+def test_captions_are_encoded_as_the_host_encodes_them(own_host):
+    for text in (CAPTION, "", "a (sks:1.4) dog [on grass]", "many words " * 60):
+        graph = Graph()
+        loaded = checkpoints.load(own_host, graph, "small_koala")
+        latent = graph.node("EmptyLatentImage", width=128, height=128, batch_size=1)
+        positive = graph.node("CLIPTextEncode", clip=loaded.clip, text=text)
+        node = graph.node(
+            "EncodedAgain", model=loaded.model, clip=loaded.clip, latent=latent[0],
+            positive=positive[0], text=text,
+        )  # fmt: skip
+        told = own_host.run(graph).outputs[node.id]["text"]
+        assert len(told) == 2 and all(float(line.split()[1]) < 1e-5 for line in told), told
+    assert "(1, 154, 2048)" in " ".join(told)
+
+
+@pytest.mark.parametrize(
+    ("captions", "more", "words"),
+    [
+        ((), {}, "clip is connected.*but captions is not"),
+        ((CAPTION,), {"preview": True}, "preview and clip do not go together"),
+    ],
+)
+def test_what_does_not_go_together_is_said(host, captions, more, words):
+    graph, train = begun(host, captions, steps=1)
+    if more:
+        data = next(n for n in graph.values() if n["class_type"] == "MakeTrainingDataset")["inputs"]
+        positive = graph.node("CLIPTextEncode", clip=data["clip"], text=CAPTION)
+        preview = graph.node(
+            "LoRA2Preview", vae=data["vae"], positive=positive[0], every=1, seed=1, steps=1,
+            cfg=1.0, sampler_name="euler", scheduler="normal", width=64, height=64,
+        )  # fmt: skip
+        graph[train.id]["inputs"]["preview"] = preview[0]
+    graphs.save(graph, train, "never")
+    with pytest.raises(NodeFailed, match=words):
+        host.run(graph)
