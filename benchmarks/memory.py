@@ -4,6 +4,7 @@ python benchmarks/memory.py [--out benchmarks/results/NAME.json]
 
 Counted (lora2_core.memory): SDXL and KOALA-700M in their real shapes, 1024 px, batch 1, LoRA² from
 each preset's rank, with weights in bf16, or in fp8 that is cast where it is used, as ComfyUI does.
+Operations of a step are counted at the ranks that a run ends with, against rank 512 throughout.
 Checked: the count for a UNet that fits this machine, against the resident memory of real training
 in a process of its own. No GPU is involved: what its allocator and kernels add is not counted.
 """
@@ -20,6 +21,7 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -27,11 +29,13 @@ import train_step
 
 from lora2_core.backbones.diffusers_unet import DiffusersUNet
 from lora2_core.config import PRESETS, TrainConfig
-from lora2_core.data import batches
+from lora2_core.data import Batch, batches
 from lora2_core.memory import memory_need
+from lora2_core.memory_trace import dry_step
 from lora2_core.train import Training
 
 SIDE = 128  # latents of 1024 px
+SDXL_LAYERS = 560
 CHECKED = [(32, True), (32, False), (64, True)]  # latent side, checkpointing
 
 
@@ -99,6 +103,21 @@ def counted(name: str, preset: str, checkpointing: bool, fp8: bool) -> dict:
     }  # fmt: skip
 
 
+def operations(rank: int) -> float:
+    """Multiply-adds of forward and backward pass of SDXL, in 10¹², every layer at this rank."""
+    with FakeTensorMode():
+        torch.set_default_dtype(torch.bfloat16)
+        network = unet("SDXL")
+        torch.set_default_dtype(torch.float32)
+    denoiser = DiffusersUNet(network)
+    example = train_step.dataset(SIDE)[0]
+    config = TrainConfig.preset("paper")
+    counter = FlopCounterMode(display=False)
+    batch = Batch(example.latent, example.conditioning)
+    dry_step(denoiser, batch, config, [rank] * SDXL_LAYERS, counter)
+    return counter.get_total_flops() / 2e12
+
+
 def checked(side: int, checkpointing: bool) -> dict:
     """The count beside the resident memory, MB, that real training adds to the network."""
     config = TrainConfig(
@@ -143,6 +162,11 @@ def main() -> None:
     for case in cases:
         report["counted"].append(counted(*case))
         print(report["counted"][-1], flush=True)
+    found = {rank: operations(rank) for rank in (4, 64, 512)}
+    report["operations"] = {
+        f"rank {rank} / rank 512": round(found[rank] / found[512], 3) for rank in (4, 64)
+    }
+    print(report["operations"], flush=True)
     if options.out:
         options.out.write_text(json.dumps(report, indent=1) + "\n")
 

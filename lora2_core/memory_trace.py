@@ -25,10 +25,25 @@ from .inject import attached, create_adapters, file_order
 def step_peak(denoiser: Denoiser, batch: Batch, config: TrainConfig, ranks: Sequence[int]) -> int:
     """Most bytes at once in forward and backward pass: activations, and gradients of the factors.
 
-    ranks: one a component, in the file's order. Nothing of the denoiser is changed, and no random
-    number of the run is drawn. Raises whatever a network raises that cannot run without data.
+    ranks: one a component, in the file's order. Raises as dry_step does.
     """
     live = _Live()
+    dry_step(denoiser, batch, config, ranks, live)
+    return live.peak
+
+
+def dry_step(
+    denoiser: Denoiser,
+    batch: Batch,
+    config: TrainConfig,
+    ranks: Sequence[int],
+    watching: TorchDispatchMode,
+) -> None:
+    """Forward and backward pass of a step, without memory and without results, under `watching`.
+
+    Nothing of the denoiser is changed, and no random number of the run is drawn. Raises whatever a
+    network raises that cannot run without data.
+    """
     with FakeTensorMode(allow_non_fake_inputs=True):
         adapters = create_adapters(
             denoiser.network, config.targets, 1, denoiser.device, moments=False
@@ -38,13 +53,11 @@ def step_peak(denoiser: Denoiser, batch: Batch, config: TrainConfig, ranks: Sequ
             rows = (torch.zeros(rank, n) for n in (adapter.in_features, adapter.out_features))
             adapter.set_rank(rank, *rows)
             if config.method == "lora2":
-                scale = torch.ones(rank, device=denoiser.device)
-                adapter.scale = nn.Parameter(scale)
+                adapter.scale = nn.Parameter(torch.ones(rank, device=denoiser.device))
         probe = entropy_probe(denoiser, config)
-        with attached(adapters), watched(denoiser, config, probe), live:
+        with attached(adapters), watched(denoiser, config, probe), watching:
             loss, entropy = forward(denoiser, batch, config, probe, torch.Generator(), None)
             (loss if entropy is None else loss + config.lambda_e * entropy).backward()
-    return live.peak
 
 
 class _Live(TorchDispatchMode):

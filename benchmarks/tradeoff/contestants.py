@@ -72,8 +72,6 @@ _ALL = [
     Contestant("lora2_low", {"r_init": 4}),
     Contestant("lora2_high", {"r_init": 64, "r_max": 128}),
     Contestant("lora2_lower_rate", rate_of="lora_16"),  # forgets less at the cost of fidelity?
-    Contestant("lora2_cheap", {"lambda_r": 3e-5}),
-    Contestant("lora2_dear", {"lambda_r": 3e-4}),
     # with the paper's rank term: ν itself has a price, and not the rows
     _with_own_rate("nu_term", NU_TERM),
     Contestant("nu_term_hold", {**NU_TERM, "rank_hold": 0.1}, rate_of="nu_term"),
