@@ -432,9 +432,10 @@ def test_a_table_of_a_few_runs_is_still_a_table(records):
         assert "runs" in table.markdown(records[:count], SUBJECTS)
 
 
-def test_the_front_holds_those_that_none_beats_in_both():
-    found = {"a": (1, 5.0, 0), "b": (2, 6.0, 0), "c": (3, 1.0, 0), "d": (3, 2.0, 0)}
-    assert pareto.front(found) == ["a", "c"]
+def test_the_picture_shows_differences_from_the_default_and_bytes(records):
+    found = pareto.points(records, "subject")
+    assert found["lora2"][1:] == (0.0, 0.0)
+    assert all(size > 0 for size, *_ in found.values()) and "base" not in found
 
 
 def test_the_picture_is_drawn(records, tmp_path):
