@@ -303,6 +303,16 @@ def test_a_setting_that_is_new_does_not_make_old_results_void(tmp_path):
         assert store.read(path, {"settings": wrap({**made, "steps": 8})}) is None
 
 
+def test_a_result_with_pictures_will_do_where_none_are_asked_for(tmp_path):
+    path = tmp_path / "a.json"
+    store.write(path, {"stamp": {"judges": "x", "steps": 1}})
+    assert store.read(path, {"judges": None, "steps": 1})
+    assert store.read(path, {"judges": None, "steps": 2}) is None
+    assert store.read(path, {"judges": "y", "steps": 1}) is None
+    store.write(path, {"stamp": {"judges": None, "steps": 1}})
+    assert store.read(path, {"judges": "x", "steps": 1}) is None
+
+
 def test_runs_are_made_once_and_again_for_other_weights(tiny, tmp_path, monkeypatch):
     steps = 2
     stamp = {"weights": store.weights_stamp()}
