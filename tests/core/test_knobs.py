@@ -58,7 +58,7 @@ def parsed(*given):
 def test_nothing_is_on_unless_asked_for():
     defaults = {field.name: field.default for field in fields(TrainConfig)}
     found = parsed()
-    assert len(found) == 17
+    assert len(found) == 18
     assert found == {name: defaults[name] for name in found}
 
 
@@ -75,8 +75,8 @@ def test_every_option_reaches_the_settings():
         for name, value in given.items()
         for word in (f"--{name.replace('_', '-')}", str(value))
     ]
-    found = parsed("--horizontal-flip", *words)
-    assert found == given | {"horizontal_flip": True}
+    found = parsed("--horizontal-flip", "--text-encoders", *words)
+    assert found == given | {"horizontal_flip": True, "text_encoders": True}
     assert not any(found[name] == getattr(TrainConfig(), name) for name in found)
 
 
