@@ -1,6 +1,6 @@
 """The host's model, memory, progress, interrupt and folders.
 
-Of the pack only this file, host_text.py and host_demo.py import the host.
+Of the pack only this file and those named host_….py import the host.
 """
 
 import asyncio
@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -18,10 +18,8 @@ import comfy.lora_convert
 import comfy.model_base
 import comfy.model_management
 import comfy.model_sampling
-import comfy.sample
 import comfy.sampler_helpers
 import comfy.samplers
-import comfy.sd
 import comfy.utils
 import folder_paths
 import numpy as np
@@ -38,8 +36,6 @@ from ..lora2_core.preview_folder import PreviewFolder
 from ..lora2_core.train import StepInfo
 from .live import runs
 
-SAMPLERS = comfy.samplers.KSampler.SAMPLERS
-SCHEDULERS = comfy.samplers.KSampler.SCHEDULERS
 Interrupt = comfy.model_management.InterruptProcessingException
 _BLOCKS = ("BasicTransformerBlock", "ResBlock")
 _LOG_INTERVAL = 1.0  # seconds between lines of the log
@@ -246,70 +242,6 @@ class _Loan:
                 f"after a preview the model could not be loaded in full again ({error}); ask for "
                 "smaller previews, or none, and resume the run"
             ) from error
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """What the host's sampler takes beside a model, and the VAE that decodes.
-
-    pairs: positive and negative CONDITIONING of each picture. width, height: px.
-    """
-
-    vae: comfy.sd.VAE
-    pairs: Sequence[tuple[list, list]]
-    seed: int
-    steps: int
-    cfg: float
-    sampler_name: str
-    scheduler: str
-    width: int
-    height: int
-
-
-def zeroed(conditioning: list) -> list:
-    """The conditioning with zeros for words: SDXL's own unconditional one."""
-    return [
-        [
-            torch.zeros_like(context),
-            more | {k: torch.zeros_like(v) for k, v in more.items() if k == "pooled_output"},
-        ]
-        for context, more in conditioning
-    ]
-
-
-def painter(denoiser: HostDenoiser, sampling: Sampling) -> Callable[[], list[Image.Image]]:
-    """Draws the pictures with a model that is in training, as the host would with the adapter."""
-
-    def paint() -> list[Image.Image]:
-        with denoiser.loan.given_back() as patcher:
-            return [_sampled(patcher, sampling, *pair) for pair in sampling.pairs]
-
-    return paint
-
-
-def _sampled(patcher, sampling: Sampling, positive: list, negative: list) -> Image.Image:
-    shape = 1, latent_channels(patcher), sampling.height // 8, sampling.width // 8
-    empty = torch.zeros(shape, device=comfy.model_management.intermediate_device())
-    samples = comfy.sample.sample(
-        patcher,
-        comfy.sample.prepare_noise(empty, sampling.seed),
-        sampling.steps,
-        sampling.cfg,
-        sampling.sampler_name,
-        sampling.scheduler,
-        positive,
-        negative,
-        empty,
-        callback=_stop_if_cancelled,
-        disable_pbar=True,
-        seed=sampling.seed,
-    )
-    pixels = sampling.vae.decode(samples)[0].float().mul(255).clamp(0, 255)
-    return Image.fromarray(pixels.cpu().numpy().astype(np.uint8))
-
-
-def _stop_if_cancelled(*_) -> None:
-    comfy.model_management.throw_exception_if_processing_interrupted()
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """The bundled model in the host's own classes: what its checkpoint loader would give.
 
-Beside host.py the only file that imports the host. The host tells checkpoints apart by their shapes
-and does not know this one's.
+The host tells checkpoints apart by their shapes and does not know this one's.
 """
 
 import comfy.model_base

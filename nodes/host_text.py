@@ -1,4 +1,4 @@
-"""The host's text encoders in training. With host.py and host_demo.py, what imports the host."""
+"""The host's text encoders in training."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager

@@ -9,6 +9,7 @@ from ..lora2_core.preview_folder import PreviewFolder
 from ..lora2_core.previews import Previews
 from ..lora2_core.run_folder import RunFolder
 from . import host
+from .host_sampling import SAMPLERS, SCHEDULERS, Sampling, painter, zeroed
 from .sockets import CATEGORY, Preview
 
 
@@ -16,7 +17,7 @@ class Plan(NamedTuple):
     """What LoRA² Train is to draw, and how often."""
 
     every: int
-    sampling: host.Sampling
+    sampling: Sampling
 
     def previews(
         self, run: RunFolder, denoiser: host.HostDenoiser, progress: host.Progress
@@ -27,7 +28,7 @@ class Plan(NamedTuple):
         return Previews(
             folder,
             self.every,
-            host.painter(denoiser, self.sampling),
+            painter(denoiser, self.sampling),
             len(self.sampling.pairs),
             progress.trouble,
             progress.drawn,
@@ -82,10 +83,10 @@ class LoRA2Preview(io.ComfyNode):
                     tooltip="Guidance. 1 leaves the negative out, and is twice as fast.",
                 ),
                 io.Combo.Input(
-                    "sampler_name", options=host.SAMPLERS, default="euler", tooltip="As KSampler's."
+                    "sampler_name", options=SAMPLERS, default="euler", tooltip="As KSampler's."
                 ),
                 io.Combo.Input(
-                    "scheduler", options=host.SCHEDULERS, default="normal", tooltip="As KSampler's."
+                    "scheduler", options=SCHEDULERS, default="normal", tooltip="As KSampler's."
                 ),
                 io.Int.Input(
                     "width", default=1024, min=64, max=16384, step=8, tooltip="Of a picture, in px."
@@ -101,12 +102,12 @@ class LoRA2Preview(io.ComfyNode):
     def execute(cls, vae, positive, every, negative=None, **settings) -> io.NodeOutput:
         settings = {name: values[0] for name, values in settings.items()}
         pairs = _pairs(positive, negative)
-        return io.NodeOutput(Plan(every[0], host.Sampling(vae[0], pairs, **settings)))
+        return io.NodeOutput(Plan(every[0], Sampling(vae[0], pairs, **settings)))
 
 
 def _pairs(positive: list, negative: list | None) -> list[tuple[list, list]]:
     if negative is None:
-        negative = [host.zeroed(conditioning) for conditioning in positive]
+        negative = [zeroed(conditioning) for conditioning in positive]
     elif len(negative) == 1:
         negative = negative * len(positive)
     if len(negative) != len(positive):
