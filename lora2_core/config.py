@@ -51,7 +51,7 @@ class TrainConfig:
     lambda_e: float = 1e-4  # weight of the cross-attention entropy [LoRA², 4]
     regulariser: str = "sum"  # over components, as printed [eq. 12]; "mean" divides by their count
     quantile: float = QUANTILE
-    rank_rate: float = 30.0  # learning rate of ρ times steps: at 5e-5 ν could hardly move
+    rank_rate: float = 30.0  # learning rate of ρ times steps; at 5e-5 ν could hardly move
     rank_hold: float = 0.1  # share of the run before ν may move: B is near zero, and ν blind
     rank_freeze: float = 0.1  # share at the end with ranks fixed, so that A and B settle
     importance: str = "unit_energy"  # ours, Λ of one norm for every ν; "printed": Λ = f [eq. 10]

@@ -297,7 +297,7 @@ def rank_term(rho, target, config):
 def move_rho(c, grad, target, config):
     """One Adam step of ρ; stops on the target when crossing it, and on r_max when passing it."""
     side = 0.0 if getattr(c, "parked", False) else c.nu - target
-    c.rho.adam(grad, config.rank_rate / config.steps, 0.0)
+    c.rho.adam(grad, min(config.rank_rate / config.steps, 0.5), 0.0)
     c.parked = side * (c.nu - target) < 0
     if c.parked:
         c.rho.value = torch.tensor(inverse_softplus(target), dtype=torch.float64)

@@ -9,6 +9,8 @@ from .adafactor import RowAdafactor
 from .adamw8bit import RowAdamW8bit
 from .prodigy import RowProdigy
 
+_FASTEST = 0.5  # of ρ in a step; a trial of a few steps would throw every rank to an end
+
 _KINDS = {
     "adamw": RowAdamW,
     "adamw8bit": RowAdamW8bit,
@@ -28,6 +30,6 @@ def make_optimizer(
         adapters,
         rho,
         learning_rate=config.learning_rate,
-        rho_learning_rate=config.rank_rate / config.steps,
+        rho_learning_rate=min(config.rank_rate / config.steps, _FASTEST),
         weight_decay=config.weight_decay,
     )

@@ -177,6 +177,14 @@ def test_at_the_first_step_the_regulariser_moves_every_nu_by_the_rate(
     assert after == pytest.approx([expected] * 16, rel=1e-3)
 
 
+def test_in_a_run_of_a_few_steps_no_rank_is_thrown_to_an_end():
+    config = TrainConfig(r_init=16, r_max=32, steps=4, rank_hold=0.0, rank_freeze=0.0, dtype="fp32")
+    first, *_ = rank_history(PairDenoiser(32), config)
+    rho = toy_rho(16) + 0.5
+    expected = reference.quantile_rank(reference.softplus(rho), 1, 32, 0.9)
+    assert set(first) == {expected} and 8 < expected < 16
+
+
 @pytest.mark.parametrize("rank_term", ["rows", "nu"])
 @pytest.mark.parametrize("r_target", range(1, 65))
 def test_a_nu_stopped_on_its_target_stays_and_can_leave_to_either_side(r_target, rank_term):
