@@ -64,7 +64,7 @@ def naive_rows(seen, decay, diluted):
 RUNS = {
     "grow": replace(BASE, steps=14, r_init=2, r_target=10, lambda_r=1.0),
     "shrink": replace(BASE, steps=14, r_init=12, lambda_r=1.0, shrink_patience=2),
-    "both": replace(BASE, steps=40, r_init=6, rank_rate=40.0, r_target=4),
+    "both": replace(BASE, steps=80, r_init=6, rank_rate=40.0, r_target=4),
     "lora": replace(BASE, steps=14, method="lora"),
 }
 
