@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from .adapter import Adapter
+from .denoiser import Denoiser
 from .errors import LoRA2Error
 
 _ATTENTION = re.compile(r"\.attn[12]\.(to_q|to_k|to_v|to_out\.0)$")
@@ -81,6 +82,14 @@ def create_adapters(
                 f"choose at most {adapter.max_rank}"
             )
     return adapters
+
+
+def ordered_adapters(
+    denoiser: Denoiser, targets: str, rank: int, moments: bool = True
+) -> list[Adapter]:
+    """create_adapters for a denoiser's network, in the order of the file."""
+    adapters = create_adapters(denoiser.network, targets, rank, denoiser.device, moments)
+    return sorted(adapters, key=lambda adapter: file_order(denoiser.module_name(adapter.name)))
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from .adapter import capacity_for
 from .config import TrainConfig
 from .data import Batch, Example
 from .denoiser import Denoiser
-from .inject import create_adapters, file_order
+from .inject import ordered_adapters
 from .memory_trace import step_peak
 
 CHECKPOINTING = "gradient_checkpointing"
@@ -101,8 +101,7 @@ def _numbers(ranks: Iterable[int], widths: Sequence[int]) -> int:
 
 def _widths(denoiser: Denoiser, config: TrainConfig) -> list[int]:
     """Inputs and outputs of each adapted layer together, in the file's order."""
-    adapters = create_adapters(denoiser.network, config.targets, 1, denoiser.device)
-    adapters.sort(key=lambda adapter: file_order(denoiser.module_name(adapter.name)))
+    adapters = ordered_adapters(denoiser, config.targets, 1)
     return [adapter.in_features + adapter.out_features for adapter in adapters]
 
 

@@ -19,7 +19,7 @@ from .config import TrainConfig
 from .data import Batch
 from .denoiser import Denoiser
 from .forward import entropy_probe, forward, watched
-from .inject import attached, create_adapters, file_order
+from .inject import attached, ordered_adapters
 
 
 def step_peak(denoiser: Denoiser, batch: Batch, config: TrainConfig, ranks: Sequence[int]) -> int:
@@ -45,10 +45,7 @@ def dry_step(
     network raises that cannot run without data.
     """
     with FakeTensorMode(allow_non_fake_inputs=True):
-        adapters = create_adapters(
-            denoiser.network, config.targets, 1, denoiser.device, moments=False
-        )
-        adapters.sort(key=lambda adapter: file_order(denoiser.module_name(adapter.name)))
+        adapters = ordered_adapters(denoiser, config.targets, 1, moments=False)
         for adapter, rank in zip(adapters, ranks, strict=True):
             rows = (torch.zeros(rank, n) for n in (adapter.in_features, adapter.out_features))
             adapter.set_rank(rank, *rows)

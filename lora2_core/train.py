@@ -18,7 +18,7 @@ from .errors import LoRA2Error
 from .file_metadata import kohya_name, training_metadata
 from .file_size import overhead
 from .forward import entropy_probe, forward, watched
-from .inject import attached, create_adapters, file_order
+from .inject import attached, ordered_adapters
 from .methods import METHODS
 from .optimizer import RowOptimizer
 from .optimizers import make_optimizer
@@ -111,11 +111,9 @@ class Training:
         self._batches = batches
         self._generator = torch.Generator().manual_seed(config.seed)
         kind = METHODS[config.method]
-        adapters = create_adapters(
-            denoiser.network, config.targets, kind.highest_rank(config), denoiser.device,
-            moments=config.optimizer == "adamw",
-        )  # fmt: skip
-        adapters.sort(key=lambda adapter: file_order(denoiser.module_name(adapter.name)))
+        adapters = ordered_adapters(
+            denoiser, config.targets, kind.highest_rank(config), config.optimizer == "adamw"
+        )
         self._adapters = adapters
         self._components = tuple(
             (denoiser.module_name(adapter.name), tuple(adapter.layer.weight.shape))

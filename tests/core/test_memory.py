@@ -65,7 +65,6 @@ def test_the_count_knows_what_is_freed():
 
 def test_counting_changes_nothing():
     model = denoiser()
-    generator = torch.Generator().manual_seed(3)
     weights = {name: p.clone() for name, p in model.network.named_parameters()}
     torch.manual_seed(5)
     before = torch.get_rng_state()
@@ -77,7 +76,6 @@ def test_counting_changes_nothing():
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(p, weights[name]) for name, p in model.network.named_parameters())
     assert not any("forward" in vars(m) or m._forward_hooks for m in model.network.modules())
-    assert generator.initial_seed() == 3
 
 
 @pytest.mark.parametrize("method", ["lora2", "lora"])
@@ -191,7 +189,7 @@ def test_the_tensors_of_the_broken_step_are_gone_when_the_device_is_asked_to_fre
 
 def test_other_errors_pass():
     assert not is_out_of_memory(RuntimeError("shapes do not fit"))
-    assert not is_out_of_memory(MemoryError)
+    assert not is_out_of_memory(ValueError("out of memory"))
     model = Starved(RuntimeError("shapes do not fit"), at=1)
     training = Training(model, data(), BASE)
     with (
