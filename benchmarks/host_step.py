@@ -29,6 +29,25 @@ STEPS, WARM_UP = 16, 4
 # page faults, so time is taken without
 _RETURN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
 VARIANTS = ("lora2", "lora2_all", "host")
+HOST_SETTINGS = {  # of TrainLoraNode, beside its rank
+    "batch_size": 1,
+    "grad_accumulation_steps": 1,
+    "steps": STEPS,
+    "learning_rate": 1e-4,
+    "optimizer": "AdamW",
+    "loss_function": "MSE",
+    "seed": 3,
+    "training_dtype": "fp32",
+    "lora_dtype": "fp32",
+    "quantized_backward": False,
+    "algorithm": "LoRA",
+    "gradient_checkpointing": True,
+    "checkpoint_depth": 1,
+    "offloading": False,
+    "existing_lora": "[None]",
+    "bucket_mode": False,
+    "bypass_mode": False,
+}
 
 
 def measure(variant: str, checkpoint: str, rank: int) -> dict:
@@ -76,28 +95,7 @@ def _train_node(graph, variant, loaded, data, rank):
         targets = "all_linear+conv" if variant == "lora2_all" else "attention"
         settings = graphs.SETTINGS | {"steps": STEPS, "targets": targets}
         return graph.node("LoRA2Train", **inputs, **settings)
-    return graph.node(
-        "TrainLoraNode",
-        **inputs,
-        batch_size=1,
-        grad_accumulation_steps=1,
-        steps=STEPS,
-        learning_rate=1e-4,
-        rank=rank,
-        optimizer="AdamW",
-        loss_function="MSE",
-        seed=3,
-        training_dtype="fp32",
-        lora_dtype="fp32",
-        quantized_backward=False,
-        algorithm="LoRA",
-        gradient_checkpointing=True,
-        checkpoint_depth=1,
-        offloading=False,
-        existing_lora="[None]",
-        bucket_mode=False,
-        bypass_mode=False,
-    )
+    return graph.node("TrainLoraNode", **inputs, **HOST_SETTINGS | {"rank": rank})
 
 
 def _status(pid: int, name: str) -> float:

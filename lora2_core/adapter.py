@@ -60,8 +60,9 @@ class Adapter:
     a: rows [capacity, n]; b: rows [capacity, m] (B transposed); n counts inputs times kernel
     for a convolution. `rank` rows are active. Rows between `rank` and `filled` are dormant: they
     keep their values, so that growing back restores ΔW bit for bit. `scale` is the diagonal of Λ
-    ([rank], fp32, set anew before each forward pass) or None for plain LoRA. moments: whether
-    Adam's are kept with the rows.
+    ([rank], fp32, set anew before each forward pass) or None for plain LoRA. `half` is (Λ A, B) in
+    half precision where those are made for all adapters at once (half.half_factors). moments:
+    whether Adam's are kept with the rows.
     """
 
     def __init__(self, name: str, layer: nn.Module, device: torch.device, moments: bool = True):
@@ -78,6 +79,7 @@ class Adapter:
         self.filled = 0
         self.idle_steps = 0
         self.scale: Tensor | None = None
+        self.half: tuple[Tensor, Tensor] | None = None
         self.a = Rows.empty(0, self.in_features, device, moments)
         self.b = Rows.empty(0, self.out_features, device, moments)
 
@@ -150,8 +152,7 @@ class Adapter:
 
     def delta(self, x: Tensor) -> Tensor:
         """ΔW x, for x as the layer gets it (…, n) or (b, c, h, w); in x's dtype or autocast's."""
-        down = self.scaled_a()
-        up = self.b.active
+        down, up = self.half or (self.scaled_a(), self.b.active)
         if not torch.is_autocast_enabled(x.device.type):
             down, up = down.to(x.dtype), up.to(x.dtype)
         if x.ndim == 4 and len(self.in_shape) == 3:

@@ -1,12 +1,14 @@
 """The entropy of cross-attention, measured beside the fast kernel [LoRA², eq. 13].
 
-Hooks on to_q and to_k see what the attention sees, adapters included; q·kᵀ is formed once more
-for a random subset of the queries only. The entropy of a block leaves it as one of its outputs,
-so that gradient checkpointing recomputes it like any other activation.
+Hooks on to_q and to_k see what the attention sees, adapters included; q·kᵀ is formed once more,
+after the forward pass and for many layers at once, for a random subset of the queries only. The
+queries and keys of a block leave it as outputs of its own, so that gradient checkpointing
+recomputes them like any other activation.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +16,20 @@ from torch.utils.checkpoint import checkpoint
 
 from .losses import attention_entropy
 
+_AT_ONCE = 8  # layers whose logits are in memory together
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Of one attention: query [b, queries, heads·d] and key [b, tokens, heads·d]."""
+
+    query: Tensor
+    key: Tensor
+    heads: int
+
 
 class EntropyProbe:
-    """Collects one entropy a cross-attention layer and forward pass.
+    """Collects what tells the entropy of each cross-attention layer in a forward pass.
 
     layers: modules with `to_q`, `to_k` and `heads`. queries: how many are sampled a layer.
     """
@@ -26,16 +39,24 @@ class EntropyProbe:
         self.queries = queries
         self.seed = seed
         self.passes = 0
-        self._found: list[Tensor] = []
+        self._seen: list[Seen] = []
+        self._chosen: dict[int, Tensor] = {}  # by how many queries there are: [layers, queries]
 
     def begin(self) -> None:
         """Starts a forward pass: forgets the last one and draws another subset of queries."""
         self.passes += 1
-        self._found = []
+        self._seen = []
+        self._chosen = {}
 
     def mean(self) -> Tensor:
-        """Mean over the layers of the pass since begin(), in nats."""
-        return torch.stack(self._found).mean()
+        """Mean over the layers of the pass since begin(), in nats; once a pass."""
+        seen, self._seen = self._seen, []
+        total = sum(
+            # logits are recomputed in the backward pass: together they outweigh all other memory
+            len(some) * checkpoint(_entropy, some, use_reentrant=False, preserve_rng_state=False)
+            for some in _alike(seen)
+        )
+        return total / len(seen)
 
     @contextmanager
     def attached(self) -> Iterator["EntropyProbe"]:
@@ -52,23 +73,22 @@ class EntropyProbe:
             yield self
 
     @contextmanager
-    def apart(self) -> Iterator[list[Tensor]]:
+    def apart(self) -> Iterator[list[Seen]]:
         """Collects into a list of its own within the block."""
-        outer, self._found = self._found, []
+        outer, self._seen = self._seen, []
         try:
-            yield self._found
+            yield self._seen
         finally:
-            self._found = outer
+            self._seen = outer
 
-    def add(self, entropies: tuple[Tensor, ...]) -> None:
-        """Adds what a block returned."""
-        self._found.extend(entropies)
+    def add(self, seen: list[Seen]) -> None:
+        """Adds what was collected apart."""
+        self._seen.extend(seen)
 
     def _measure(self, index: int, seen: dict[str, Tensor]) -> Callable:
         def hook(layer, args, output):
             query, key = seen.pop("q"), seen.pop("k")
-            query = self._subset(query, index)
-            self._found.append(attention_entropy(query, key, layer.heads))
+            self._seen.append(Seen(self._subset(query, index), key, layer.heads))
 
         return hook
 
@@ -76,12 +96,38 @@ class EntropyProbe:
         count = query.shape[1]
         if count <= self.queries:
             return query
-        # drawn from the pass and the layer, so that a recomputation picks the same queries
-        generator = torch.Generator().manual_seed(
-            hash((self.seed, self.passes, index)) & 0x7FFF_FFFF_FFFF_FFFF
-        )
-        chosen = torch.randperm(count, generator=generator)[: self.queries]
-        return query[:, chosen.to(query.device)]
+        if count not in self._chosen:
+            # for all layers in one copy to the device, each of which would wait for it; and kept,
+            # so that a recomputation picks the same queries
+            self._chosen[count] = self._draw(count).to(query.device)
+        # its backward pass adds, where that of an index would sort first
+        return query.index_select(1, self._chosen[count][index])
+
+    def _draw(self, count: int) -> Tensor:
+        """[layers, queries]: one index from each of `queries` equal parts of 0..count−1."""
+        seed = hash((self.seed, self.passes)) & 0x7FFF_FFFF_FFFF_FFFF
+        generator = torch.Generator().manual_seed(seed)
+        shape = len(self.layers), self.queries
+        within = torch.rand(shape, generator=generator, dtype=torch.float64)
+        places = (torch.arange(self.queries) + within) * (count / self.queries)
+        return places.long().clamp_(max=count - 1)
+
+
+def _alike(seen: list[Seen]) -> Iterator[list[Seen]]:
+    """Groups of equal shapes, of at most _AT_ONCE."""
+    groups: dict[tuple, list[Seen]] = {}
+    for one in seen:
+        groups.setdefault((one.query.shape, one.key.shape, one.heads), []).append(one)
+    for group in groups.values():
+        for start in range(0, len(group), _AT_ONCE):
+            yield group[start : start + _AT_ONCE]
+
+
+def _entropy(some: list[Seen]) -> Tensor:
+    """Mean over layers of equal shapes, which count as more images of a batch."""
+    query = torch.cat([one.query for one in some])
+    key = torch.cat([one.key for one in some])
+    return attention_entropy(query, key, some[0].heads)
 
 
 def _keep(seen: dict[str, Tensor], name: str) -> Callable:
@@ -117,21 +163,24 @@ def blocks_checkpointed(
 
 
 def _recomputed(forward: Callable, probe: EntropyProbe | None) -> Callable:
-    def run(*args, **kwargs):
-        args, kwargs = _with_own_dicts(args, kwargs)
-        if probe is None:
-            return (forward(*args, **kwargs),)
-        with probe.apart() as entropies:
-            output = forward(*args, **kwargs)
-        return output, *entropies
-
     def wrapper(*args, **kwargs):
         args, kwargs = _with_own_dicts(args, kwargs)
-        output, *entropies = checkpoint(
+        heads: list[int] = []
+
+        def run(*args, **kwargs):
+            args, kwargs = _with_own_dicts(args, kwargs)
+            if probe is None:
+                return (forward(*args, **kwargs),)
+            with probe.apart() as seen:
+                output = forward(*args, **kwargs)
+            heads[:] = [one.heads for one in seen]
+            return output, *(part for one in seen for part in (one.query, one.key))
+
+        output, *parts = checkpoint(
             run, *args, use_reentrant=False, preserve_rng_state=False, **kwargs
         )
         if probe is not None:
-            probe.add(tuple(entropies))
+            probe.add([Seen(*both) for both in zip(parts[::2], parts[1::2], heads, strict=True)])
         return output
 
     return wrapper

@@ -12,6 +12,7 @@ class Denoiser(Protocol):
 
     network: adapted layers are its modules, and the names in the file come from module_name.
     blocks: the modules worth recomputing in the backward pass (transformer and residual blocks).
+    dtype: what the network computes in by itself, given fp32; None if its parts differ in that.
     timesteps: how many noise levels there are; t runs from 0 to timesteps − 1. predicts_v: v
     instead of ε.
     """
@@ -19,6 +20,7 @@ class Denoiser(Protocol):
     network: nn.Module
     blocks: list[nn.Module]
     device: torch.device
+    dtype: torch.dtype | None
     timesteps: int
     predicts_v: bool
 

@@ -17,7 +17,7 @@ from .noise import draw_noise
 from .timesteps import draw_levels
 from .weighting import min_snr_weights
 
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def entropy_probe(denoiser: Denoiser, config: TrainConfig) -> EntropyProbe | None:
@@ -60,13 +60,16 @@ def forward(
     if probe is not None:
         probe.begin()
     conditioning = {name: c.to(denoiser.device) for name, c in batch.conditioning.items()}
-    with _autocast(denoiser.device, config.dtype):
+    with _computing_in(DTYPES[config.dtype], denoiser):
         prediction = denoiser.predict(noisy, t, conditioning)
     loss = prediction_loss(prediction, target, snr_weights)
     return loss, None if probe is None else probe.mean()
 
 
-def _autocast(device: torch.device, dtype: str):
-    if dtype == "fp32":
+def _computing_in(dtype: torch.dtype, denoiser: Denoiser):
+    """Autocast, where it is of use: every norm then hands fp32 on, which each layer behind it casts
+    for itself.
+    """
+    if dtype in (torch.float32, denoiser.dtype):
         return nullcontext()
-    return torch.autocast(device.type, _DTYPES[dtype])
+    return torch.autocast(denoiser.device.type, dtype)

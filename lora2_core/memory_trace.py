@@ -18,7 +18,8 @@ from torch.utils._pytree import tree_iter
 from .config import TrainConfig
 from .data import Batch
 from .denoiser import Denoiser
-from .forward import entropy_probe, forward, watched
+from .forward import DTYPES, entropy_probe, forward, watched
+from .half import half_factors
 from .inject import attached, ordered_adapters
 
 
@@ -52,7 +53,13 @@ def dry_step(
             if config.method == "lora2":
                 adapter.scale = nn.Parameter(torch.ones(rank, device=denoiser.device))
         probe = entropy_probe(denoiser, config)
-        with attached(adapters), watched(denoiser, config, probe), watching:
+        dtype = DTYPES[config.dtype]
+        with (
+            attached(adapters),
+            watched(denoiser, config, probe),
+            watching,
+            half_factors(adapters, dtype),
+        ):
             loss, entropy = forward(denoiser, batch, config, probe, torch.Generator(), None)
             (loss if entropy is None else loss + config.lambda_e * entropy).backward()
 

@@ -4,7 +4,7 @@ Rows of one age form a segment, and each segment is one parameter of the optimis
 their own step count, dormant rows get no update at all, not even from momentum or decay.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 
 import torch
@@ -132,25 +132,39 @@ class RowAdamW(RowOptimizer):
             groups.append({"params": [rho], "lr": rho_learning_rate, "weight_decay": 0.0})
         self.adamw = torch.optim.AdamW(groups, lr=learning_rate, fused=True if on_gpu else None)
         self.stepped = self.rho_adamw = self.adamw
-        for index in range(len(adapters)):
-            self._split(index)
-        self._register()
+        self.follow(list(range(len(adapters))))
 
     def set_rate(self, learning_rate: float) -> None:
         self.adamw.param_groups[0]["lr"] = learning_rate
 
     def follow(self, changed: list[int]) -> None:
+        ages: list[int] = []
         for index in changed:
-            self._split(index)
-        if changed:
-            self._register()
+            self._segments[index] = list(_runs(self.adapters[index]))
+            ages += [rows.ages[start] for _, rows, start, _ in self._segments[index]]
+        if not changed:
+            return
+        on_gpu = self.adamw.param_groups[0]["fused"]
+        device = self.adapters[0].device if on_gpu else "cpu"
+        # all in one tensor: each by itself would be a kernel a segment
+        steps = iter(torch.tensor(ages, dtype=torch.float32, device=device).unbind())
+        for index in changed:
+            for segment, rows, start, stop in self._segments[index]:
+                self.adamw.state[segment] = {
+                    "step": next(steps),
+                    "exp_avg": rows.exp_avg[start:stop],
+                    "exp_avg_sq": rows.exp_avg_sq[start:stop],
+                }
+        self.adamw.param_groups[0]["params"] = [
+            segment for segments in self._segments for segment, *_ in segments
+        ]
 
     def before_change(self, changed: list[int]) -> None:
         for index in changed:
             for segment, rows, start, stop in self._segments[index]:
                 self.adamw.state.pop(segment, None)
-                for row in range(start, stop):
-                    rows.ages[row] += self._steps_since[index]
+                age = rows.ages[start] + self._steps_since[index]
+                rows.ages[start:stop] = [age] * (stop - start)
             self._segments[index] = []
             self._steps_since[index] = 0
 
@@ -183,25 +197,12 @@ class RowAdamW(RowOptimizer):
             if rows is adapter.a and rows.ages[start] + steps == 0
         ]
 
-    def _split(self, index: int) -> None:
-        adapter = self.adapters[index]
-        segments = []
-        for rows in (adapter.a, adapter.b):
-            start = 0
-            for age, run in groupby(rows.ages[: adapter.rank]):
-                stop = start + sum(1 for _ in run)
-                segment = nn.Parameter(rows.values[start:stop])
-                device = segment.device if segment.is_cuda else "cpu"
-                self.adamw.state[segment] = {
-                    "step": torch.tensor(float(age), device=device),
-                    "exp_avg": rows.exp_avg[start:stop],
-                    "exp_avg_sq": rows.exp_avg_sq[start:stop],
-                }
-                segments.append((segment, rows, start, stop))
-                start = stop
-        self._segments[index] = segments
 
-    def _register(self) -> None:
-        self.adamw.param_groups[0]["params"] = [
-            segment for segments in self._segments for segment, *_ in segments
-        ]
+def _runs(adapter: Adapter) -> Iterator[tuple[nn.Parameter, Rows, int, int]]:
+    """The active rows of both factors as segments of equal age."""
+    for rows in (adapter.a, adapter.b):
+        start = 0
+        for _, run in groupby(rows.ages[: adapter.rank]):
+            stop = start + len(list(run))
+            yield nn.Parameter(rows.values[start:stop]), rows, start, stop
+            start = stop

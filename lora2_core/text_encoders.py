@@ -36,6 +36,7 @@ class WithText:
         self._encode = encode
         self.network = _Both(denoiser.network, encoders)
         self.blocks = denoiser.blocks  # 77 tokens are not worth recomputing
+        self.dtype = None  # encoders are often held in another type than the denoiser
         self.timesteps = denoiser.timesteps
         self.predicts_v = denoiser.predicts_v
 

@@ -17,7 +17,8 @@ from .ema import AdapterAverage
 from .errors import LoRA2Error
 from .file_metadata import kohya_name, training_metadata
 from .file_size import overhead
-from .forward import entropy_probe, forward, watched
+from .forward import DTYPES, entropy_probe, forward, watched
+from .half import half_factors
 from .inject import attached, ordered_adapters
 from .methods import METHODS
 from .optimizer import RowOptimizer
@@ -304,13 +305,14 @@ class Training:
         step_batches = next(self._batches)
         for batch in step_batches:
             method.set_scales(step)
-            mse, entropy = forward(
-                self._denoiser, batch, config, self._probe, self._generator, self._level_weights
-            )
-            total = batch.weight * mse
-            if entropy is not None:
-                total = total + config.lambda_e / len(step_batches) * entropy
-            scaler.scale(total).backward()
+            with half_factors(self._adapters, DTYPES[config.dtype]):
+                mse, entropy = forward(
+                    self._denoiser, batch, config, self._probe, self._generator, self._level_weights
+                )
+                total = batch.weight * mse
+                if entropy is not None:
+                    total = total + config.lambda_e / len(step_batches) * entropy
+                scaler.scale(total).backward()
             parts.append(torch.stack([batch.weight * mse.detach(), _detached(entropy, mse)]))
         penalty = method.penalty(step)
         if penalty is not None:

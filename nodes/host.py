@@ -51,9 +51,9 @@ class HostDenoiser:
         self.device = device
         self._sampling = model.model_sampling
         self.predicts_v = isinstance(self._sampling, comfy.model_sampling.V_PREDICTION)
-        self._dtype = model.get_dtype()
+        self.dtype: torch.dtype = model.get_dtype()
         if model.manual_cast_dtype is not None:
-            self._dtype = model.manual_cast_dtype
+            self.dtype = model.manual_cast_dtype
         self._sigmas = self._sampling.sigmas.to(device).clone()
         self.timesteps = len(self._sigmas)
 
@@ -67,12 +67,12 @@ class HostDenoiser:
 
     def predict(self, noisy: Tensor, t: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
         """The UNet's raw output; inputs are scaled as the host scales them at sampling."""
-        scaled = self._sampling.calculate_input(self._sigmas[t], noisy).to(self._dtype)
+        scaled = self._sampling.calculate_input(self._sigmas[t], noisy).to(self.dtype)
         return self.network(
             scaled,
             t.float(),
-            context=conditioning["c_crossattn"].to(self._dtype),
-            y=conditioning["y"].to(self._dtype),
+            context=conditioning["c_crossattn"].to(self.dtype),
+            y=conditioning["y"].to(self.dtype),
             transformer_options={},
         )
 

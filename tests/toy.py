@@ -58,6 +58,7 @@ class ToyNetwork(nn.Module):
 class ToyDenoiser:
     """ToyNetwork with a short linear schedule and ε prediction."""
 
+    dtype = torch.float32
     timesteps = 10
     predicts_v = False
 

@@ -33,6 +33,10 @@ class DiffusersUNet:
     def device(self) -> torch.device:
         return self.network.device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.network.dtype
+
     def corrupt(self, latents: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """x_t = √ᾱ x_0 + √(1−ᾱ) ε, and ε or v = √ᾱ ε − √(1−ᾱ) x_0."""
         alpha = self._alphas.to(latents.device)[t].view(-1, 1, 1, 1)
@@ -43,12 +47,12 @@ class DiffusersUNet:
     def predict(self, noisy: Tensor, t: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
         """ε or v [b, c, h, w]."""
         return self.network(
-            noisy,
+            noisy.to(self.dtype),
             t,
-            encoder_hidden_states=conditioning["context"],
+            encoder_hidden_states=conditioning["context"].to(self.dtype),
             added_cond_kwargs={
-                "text_embeds": conditioning["pooled"],
-                "time_ids": conditioning["time_ids"],
+                "text_embeds": conditioning["pooled"].to(self.dtype),
+                "time_ids": conditioning["time_ids"],  # bf16 does not hold every size
             },
         ).sample
 

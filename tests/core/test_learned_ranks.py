@@ -16,6 +16,7 @@ NEEDED = (1, 2, 4, 8)  # ranks of the updates to be found, two layers each
 class Regression:
     """Linear layers side by side; each is to learn SIZE·UVᵀ of a known rank from noisy pairs."""
 
+    dtype = torch.float32
     timesteps = 1
     device = torch.device("cpu")
 

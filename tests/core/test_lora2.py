@@ -22,6 +22,7 @@ CPU = torch.device("cpu")
 class PairDenoiser:
     """Two linear layers whose prediction has gradient exactly zero: only the regulariser acts."""
 
+    dtype = torch.float32
     timesteps = 10
     device = CPU
 

@@ -1,0 +1,282 @@
+"""Time and memory of a training step on full-size networks, side by side, on a GPU.
+
+python benchmarks/full_size.py [--network SDXL] [--size 128] [--rounds 3] [--out FILE.json]
+
+Random weights in half precision, batch 1, gradient checkpointing of the same blocks for all; the
+variants take turns, and figures are medians. PEFT trains as diffusers' DreamBooth script has it:
+adapters in fp32, autocast, a fused AdamW. LoRA² runs with its ranks moving. Each of the step's
+savings is timed without it as well. With `--cap 8` torch may hold no more than that many gigabytes,
+and nothing but whether training fits is told.
+"""
+
+import argparse
+import itertools
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import memory
+import train_step
+
+from lora2_core import forward as forward_pass
+from lora2_core import train
+from lora2_core.attention import EntropyProbe, blocks_checkpointed
+from lora2_core.backbones.diffusers_unet import DiffusersUNet
+from lora2_core.config import TrainConfig
+from lora2_core.data import batches
+from lora2_core.losses import prediction_loss
+
+WARM_UP, TIMED = 3, 12
+STEPS = 500  # of the whole run, of which these are the first
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Enough(Exception):
+    """Ends a run that has been timed."""
+
+
+def network(name: str, dtype: torch.dtype, device: str) -> DiffusersUNet:
+    torch.manual_seed(0)
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            unet = train_step.koala_small() if name == "small" else memory.unet(name)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    return DiffusersUNet(unet)
+
+
+class Clock:
+    """Seconds between steps, and the most memory since the timed ones began."""
+
+    def __init__(self, device: torch.device, timed: int):
+        self._device = device
+        self._timed = timed
+        self._stamps: list[float] = []
+        self.mean_rank = 0.0
+
+    def __call__(self, mean_rank: float) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+        self._stamps.append(time.perf_counter())
+        self.mean_rank = mean_rank
+        if len(self._stamps) == WARM_UP and self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        if len(self._stamps) == WARM_UP + self._timed:
+            raise Enough
+
+    @property
+    def seconds(self) -> float:
+        late = self._stamps[WARM_UP - 1 :]
+        return statistics.median(b - a for a, b in itertools.pairwise(late))
+
+
+def ours(denoiser: DiffusersUNet, data, on_step: Callable[[float], None], **settings) -> None:
+    """LoRA² or plain LoRA for as long as on_step lets it."""
+    config = TrainConfig(**{"steps": STEPS, "r_max": 512, "rank_hold": 0.0} | settings)
+    order = batches(data, batch_size=1, accumulation=1, seed=0)
+    train.train(denoiser, order, config, lambda info: on_step(info.mean_rank))
+
+
+def peft(denoiser: DiffusersUNet, data, on_step: Callable[[float], None], rank: int) -> None:
+    """PEFT's LoRA on the same layers."""
+    from peft import LoraConfig
+
+    unet = denoiser.network
+    names = ["to_q", "to_k", "to_v", "to_out.0"]
+    unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=names))
+    weights = [p for p in unet.parameters() if p.requires_grad]
+    for weight in weights:
+        weight.data = weight.data.float()
+    optimizer = torch.optim.AdamW(weights, lr=1e-4, fused=weights[0].is_cuda)
+    order = batches(data, batch_size=1, accumulation=1, seed=0)
+    device = denoiser.device
+    try:
+        with blocks_checkpointed(denoiser.blocks, None, True):
+            for _ in range(STEPS):
+                batch = next(order)[0]
+                latents = batch.latents.to(device)
+                t = torch.randint(denoiser.timesteps, (1,)).to(device)
+                noisy, target = denoiser.corrupt(latents, torch.randn_like(latents), t)
+                told = {name: part.to(device) for name, part in batch.conditioning.items()}
+                with torch.autocast(device.type, unet.dtype):
+                    predicted = denoiser.predict(noisy, t, told)
+                loss = prediction_loss(predicted, target)
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(weights, 1.0)
+                optimizer.step()
+                optimizer.zero_grad()
+                loss.item()
+                on_step(rank)
+    finally:
+        unet.delete_adapters("default")
+        unet.requires_grad_(False)
+
+
+@contextmanager
+def replaced(owner: object, name: str, value: object) -> Iterator[None]:
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+def each_by_itself(probe: EntropyProbe, query: torch.Tensor, index: int) -> torch.Tensor:
+    """A layer's queries, drawn and copied to the device for it alone."""
+    generator = torch.Generator().manual_seed(hash((probe.passes, index)))
+    chosen = torch.randperm(query.shape[1], generator=generator)[: probe.queries]
+    return query[:, chosen.to(query.device)]
+
+
+WITHOUT = {  # saving → what switches it off
+    "casts of all layers at once": lambda: replaced(
+        train, "half_factors", lambda *_: nullcontext()
+    ),
+    "no autocast": lambda: replaced(
+        forward_pass,
+        "_computing_in",
+        lambda dtype, denoiser: torch.autocast(denoiser.device.type, dtype),
+    ),
+    "queries drawn at once": lambda: replaced(EntropyProbe, "_subset", each_by_itself),
+}
+
+
+def variants(rank: int, timed: int) -> dict[str, Callable]:
+    """Name → run(denoiser, data, on_step)."""
+
+    def lora2(denoiser, data, on_step, r_init=rank, **more):
+        ours(denoiser, data, on_step, r_init=r_init, **more)
+
+    def lora(denoiser, data, on_step, r_init=rank):
+        ours(denoiser, data, on_step, method="lora", r_init=r_init)
+
+    found = {
+        f"lora2 {rank}": lora2,
+        f"lora {rank}": lora,
+        f"peft {rank}": lambda *args: peft(*args, rank=rank),
+        "lora 512": lambda *args: lora(*args, r_init=512),
+    }
+    for saving, off in WITHOUT.items():
+
+        def without(*args, off=off):
+            with off():
+                lora2(*args)
+
+        found[f"lora2 {rank} without: {saving}"] = without
+
+    def without_any(*args):
+        first, second, third = WITHOUT.values()
+        with first(), second(), third():
+            lora2(*args)
+
+    return found | {f"lora2 {rank} without: any of them": without_any}
+
+
+def measure(run: Callable, denoiser: DiffusersUNet, data, timed: int) -> dict[str, float]:
+    """Median seconds a step, and gigabytes that it adds to the network."""
+    on_gpu = denoiser.device.type == "cuda"
+    if on_gpu:
+        torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated() if on_gpu else 0
+    clock = Clock(denoiser.device, timed)
+    with suppress(Enough):
+        run(denoiser, data, clock)
+    added = (torch.cuda.max_memory_allocated() - before) / 1e9 if on_gpu else 0.0
+    return {"seconds": clock.seconds, "added_gb": added, "mean_rank": clock.mean_rank}
+
+
+def compared(denoiser: DiffusersUNet, data, ranks: list[int], rounds: int, timed: int) -> dict:
+    """Medians of every variant, and the median over rounds of its ratio to the first LoRA²."""
+    runs = {}
+    for rank in ranks:
+        runs |= variants(rank, timed)
+    found: dict[str, list[dict]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            found[name].append(measure(run, denoiser, data, timed))
+            print(name, {k: round(v, 4) for k, v in found[name][-1].items()}, flush=True)
+
+    def median(name, key):
+        return round(statistics.median(row[key] for row in found[name]), 4)
+
+    report = {name: {key: median(name, key) for key in found[name][0]} for name in runs}
+    ratios = {}
+    for rank in ranks:
+        first = f"lora2 {rank}"
+        for name in (n for n in runs if n != first and (n.startswith(first) or "lora2" not in n)):
+            for key in ("seconds", "added_gb"):
+                pairs = zip(found[first], found[name], strict=True)
+                if all(row[key] for row in found[name]):
+                    ratio = statistics.median(a[key] / b[key] for a, b in pairs)
+                    ratios[f"{first} / {name}, {key}"] = round(ratio, 3)
+    return {"variants": report, "ratios": ratios}
+
+
+def fits(denoiser: DiffusersUNet, data, cap: float, settings: dict) -> dict:
+    """Whether a run keeps within `cap` gigabytes, the network's weights included."""
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(cap * 1e9 / total)
+    clock = Clock(denoiser.device, TIMED)
+    try:
+        ours(denoiser, data, clock, **settings)
+    except Enough:
+        pass
+    except torch.OutOfMemoryError as error:
+        return {"cap_gb": cap, **settings, "fits": False, "error": str(error).splitlines()[0]}
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    return {
+        "cap_gb": cap, **settings, "fits": True, "seconds": round(clock.seconds, 4),
+        "allocated_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2),
+        "reserved_gb": round(torch.cuda.max_memory_reserved() / 1e9, 2),
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--network", default="SDXL", choices=("SDXL", "KOALA-700M", "small"))
+    parser.add_argument("--weights", default="bf16", choices=(*HALVES, "fp8"))
+    parser.add_argument("--size", type=int, default=128, help="latent side; 128 is 1024 px")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[16, 64])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--timed", type=int, default=TIMED, help="steps a variant and round")
+    parser.add_argument("--cap", type=float, nargs="+", help="gigabytes that torch may hold")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    denoiser = network(options.network, HALVES.get(options.weights, torch.bfloat16), device)
+    if options.weights == "fp8":
+        memory.in_fp8(denoiser.network)
+    data = train_step.dataset(options.size)
+    report = {
+        "machine": train_step.machine(), "torch": torch.__version__, "network": options.network,
+        "weights": options.weights, "pixels": 8 * options.size,
+        "weights_gb": round(sum(p.nbytes for p in denoiser.network.parameters()) / 1e9, 3),
+    }  # fmt: skip
+    if options.cap:
+        presets = {"balanced": {"r_init": 64, "r_max": 128}, "small": {"r_init": 16, "r_max": 32}}
+        report["capped"] = [
+            {"preset": name} | fits(denoiser, data, cap, settings)
+            for cap in options.cap
+            for name, settings in presets.items()
+        ]
+    else:
+        report |= compared(denoiser, data, options.ranks, options.rounds, options.timed)
+    print(json.dumps(report, indent=1))
+    if options.out:
+        options.out.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()
