@@ -4,9 +4,11 @@ python benchmarks/full_size.py [--network SDXL] [--size 128] [--rounds 3] [--out
 
 Random weights in half precision, batch 1, gradient checkpointing of the same blocks for all; the
 variants take turns, and figures are medians. PEFT trains as diffusers' DreamBooth script has it:
-adapters in fp32, autocast, a fused AdamW. LoRA² runs with its ranks moving. Each of the step's
-savings is timed without it as well. With `--cap 8` torch may hold no more than that many gigabytes,
-and nothing but whether training fits is told.
+adapters in fp32, autocast, a fused AdamW. LoRA² runs with its ranks moving, but by the loss alone
+and at a tenth of the usual rate, so that their mean stays where it began. `busy` is how long the
+GPU computed in a step: where that is far below the step's time, the processor that launches its
+kernels is what is measured. Each of the step's savings is timed without it as well. With `--cap 8`
+torch may hold no more than that many gigabytes, and nothing but whether training fits is told.
 """
 
 import argparse
@@ -20,21 +22,23 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import torch
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import memory
 import train_step
 
+from lora2_core import attention, train
 from lora2_core import forward as forward_pass
-from lora2_core import train
 from lora2_core.attention import EntropyProbe, blocks_checkpointed
 from lora2_core.backbones.diffusers_unet import DiffusersUNet
-from lora2_core.config import TrainConfig
+from lora2_core.config import PRESETS, TrainConfig
 from lora2_core.data import batches
 from lora2_core.losses import prediction_loss
 
-WARM_UP, TIMED = 3, 12
+WARM_UP, TIMED, TRACED = 2, 8, 2
 STEPS = 500  # of the whole run, of which these are the first
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -55,33 +59,50 @@ def network(name: str, dtype: torch.dtype, device: str) -> DiffusersUNet:
 
 
 class Clock:
-    """Seconds between steps, and the most memory since the timed ones began."""
+    """on_step that times steps, then counts the kernels of two more, then ends the run."""
 
     def __init__(self, device: torch.device, timed: int):
-        self._device = device
+        self._on_gpu = device.type == "cuda"
         self._timed = timed
         self._stamps: list[float] = []
+        self._trace = None
         self.mean_rank = 0.0
+        self.peak = 0  # bytes, of the timed steps
+        self.kernels, self.busy = 0.0, 0.0  # of a step, and seconds in them
 
     def __call__(self, mean_rank: float) -> None:
-        if self._device.type == "cuda":
+        if self._on_gpu:
             torch.cuda.synchronize()
         self._stamps.append(time.perf_counter())
         self.mean_rank = mean_rank
-        if len(self._stamps) == WARM_UP and self._device.type == "cuda":
+        done = len(self._stamps) - WARM_UP
+        if done == 0 and self._on_gpu:
             torch.cuda.reset_peak_memory_stats()
-        if len(self._stamps) == WARM_UP + self._timed:
+        if done == self._timed:
+            if not self._on_gpu:
+                raise Enough
+            self.peak = torch.cuda.max_memory_allocated()
+            self._trace = profile(activities=[ProfilerActivity.CUDA])
+            self._trace.start()
+        if done == self._timed + TRACED:
+            self._trace.stop()
+            found = [e for e in self._trace.events() if e.device_type == DeviceType.CUDA]
+            self.kernels = len(found) / TRACED
+            self.busy = sum(e.time_range.elapsed_us() for e in found) / 1e6 / TRACED
             raise Enough
 
     @property
     def seconds(self) -> float:
-        late = self._stamps[WARM_UP - 1 :]
+        late = self._stamps[WARM_UP - 1 : WARM_UP + self._timed]
         return statistics.median(b - a for a, b in itertools.pairwise(late))
 
 
 def ours(denoiser: DiffusersUNet, data, on_step: Callable[[float], None], **settings) -> None:
     """LoRA² or plain LoRA for as long as on_step lets it."""
-    config = TrainConfig(**{"steps": STEPS, "r_max": 512, "rank_hold": 0.0} | settings)
+    config = TrainConfig(
+        **{"steps": STEPS, "r_max": 512, "rank_hold": 0.0, "lambda_r": 0.0, "rank_rate": 3.0}
+        | settings
+    )
     order = batches(data, batch_size=1, accumulation=1, seed=0)
     train.train(denoiser, order, config, lambda info: on_step(info.mean_rank))
 
@@ -138,6 +159,16 @@ def each_by_itself(probe: EntropyProbe, query: torch.Tensor, index: int) -> torc
     return query[:, chosen.to(query.device)]
 
 
+@contextmanager
+def layer_by_layer() -> Iterator[None]:
+    """Queries and entropies."""
+    with (
+        replaced(EntropyProbe, "_subset", each_by_itself),
+        replaced(attention, "_AT_ONCE", 1),
+    ):
+        yield
+
+
 WITHOUT = {  # saving → what switches it off
     "casts of all layers at once": lambda: replaced(
         train, "half_factors", lambda *_: nullcontext()
@@ -147,11 +178,11 @@ WITHOUT = {  # saving → what switches it off
         "_computing_in",
         lambda dtype, denoiser: torch.autocast(denoiser.device.type, dtype),
     ),
-    "queries drawn at once": lambda: replaced(EntropyProbe, "_subset", each_by_itself),
+    "entropies of many layers at once": layer_by_layer,
 }
 
 
-def variants(rank: int, timed: int) -> dict[str, Callable]:
+def variants(rank: int) -> dict[str, Callable]:
     """Name → run(denoiser, data, on_step)."""
 
     def lora2(denoiser, data, on_step, r_init=rank, **more):
@@ -191,43 +222,51 @@ def measure(run: Callable, denoiser: DiffusersUNet, data, timed: int) -> dict[st
     clock = Clock(denoiser.device, timed)
     with suppress(Enough):
         run(denoiser, data, clock)
-    added = (torch.cuda.max_memory_allocated() - before) / 1e9 if on_gpu else 0.0
-    return {"seconds": clock.seconds, "added_gb": added, "mean_rank": clock.mean_rank}
+    return {
+        "seconds": clock.seconds, "busy": clock.busy, "kernels": clock.kernels,
+        "added_gb": (clock.peak - before) / 1e9 if on_gpu else 0.0, "mean_rank": clock.mean_rank,
+    }  # fmt: skip
 
 
-def compared(denoiser: DiffusersUNet, data, ranks: list[int], rounds: int, timed: int) -> dict:
-    """Medians of every variant, and the median over rounds of its ratio to the first LoRA²."""
+def compared(denoiser: DiffusersUNet, data, options: argparse.Namespace) -> Iterator[dict]:
+    """What is known after each measurement; the last has all of it."""
     runs = {}
-    for rank in ranks:
-        runs |= variants(rank, timed)
-    found: dict[str, list[dict]] = {name: [] for name in runs}
-    for _ in range(rounds):
+    for rank in options.ranks:
+        runs |= {k: v for k, v in variants(rank).items() if options.savings or "without" not in k}
+    found: dict[str, list[dict]] = {}
+    for _ in range(options.rounds):
         for name, run in runs.items():
-            found[name].append(measure(run, denoiser, data, timed))
+            found.setdefault(name, []).append(measure(run, denoiser, data, options.timed))
             print(name, {k: round(v, 4) for k, v in found[name][-1].items()}, flush=True)
+            yield {"rounds": options.rounds} | summary(found, options.ranks)
+
+
+def summary(found: dict[str, list[dict]], ranks: list[int]) -> dict:
+    """Medians of every variant, and the median over rounds of its ratio to LoRA² of that rank."""
 
     def median(name, key):
         return round(statistics.median(row[key] for row in found[name]), 4)
 
-    report = {name: {key: median(name, key) for key in found[name][0]} for name in runs}
+    report = {name: {key: median(name, key) for key in found[name][0]} for name in found}
     ratios = {}
     for rank in ranks:
         first = f"lora2 {rank}"
-        for name in (n for n in runs if n != first and (n.startswith(first) or "lora2" not in n)):
-            for key in ("seconds", "added_gb"):
-                pairs = zip(found[first], found[name], strict=True)
+        for name in (n for n in found if n != first and (n.startswith(first) or "lora2" not in n)):
+            for key in ("seconds", "busy", "added_gb"):
                 if all(row[key] for row in found[name]):
+                    # the last round may have been cut off
+                    pairs = zip(found[first], found[name], strict=False)
                     ratio = statistics.median(a[key] / b[key] for a, b in pairs)
                     ratios[f"{first} / {name}, {key}"] = round(ratio, 3)
     return {"variants": report, "ratios": ratios}
 
 
-def fits(denoiser: DiffusersUNet, data, cap: float, settings: dict) -> dict:
+def fits(denoiser: DiffusersUNet, data, cap: float, timed: int, settings: dict) -> dict:
     """Whether a run keeps within `cap` gigabytes, the network's weights included."""
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(cap * 1e9 / total)
-    clock = Clock(denoiser.device, TIMED)
+    clock = Clock(denoiser.device, timed)
     try:
         ours(denoiser, data, clock, **settings)
     except Enough:
@@ -238,9 +277,20 @@ def fits(denoiser: DiffusersUNet, data, cap: float, settings: dict) -> dict:
         torch.cuda.set_per_process_memory_fraction(1.0)
     return {
         "cap_gb": cap, **settings, "fits": True, "seconds": round(clock.seconds, 4),
-        "allocated_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2),
+        "allocated_gb": round(clock.peak / 1e9, 2),
         "reserved_gb": round(torch.cuda.max_memory_reserved() / 1e9, 2),
     }  # fmt: skip
+
+
+def capped(denoiser: DiffusersUNet, data, options: argparse.Namespace) -> Iterator[dict]:
+    """fits for each cap and preset, with the usual pull on the ranks."""
+    usual = {"lambda_r": TrainConfig.lambda_r, "rank_rate": TrainConfig.rank_rate}
+    found = []
+    for cap in options.cap:
+        for preset in ("balanced", "small"):
+            settings = PRESETS[preset] | usual
+            found.append({"preset": preset} | fits(denoiser, data, cap, options.timed, settings))
+            yield {"capped": found}
 
 
 def main() -> None:
@@ -251,6 +301,7 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, nargs="+", default=[16, 64])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--timed", type=int, default=TIMED, help="steps a variant and round")
+    parser.add_argument("--savings", action="store_true", help="time each saving's absence, too")
     parser.add_argument("--cap", type=float, nargs="+", help="gigabytes that torch may hold")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -258,24 +309,21 @@ def main() -> None:
     denoiser = network(options.network, HALVES.get(options.weights, torch.bfloat16), device)
     if options.weights == "fp8":
         memory.in_fp8(denoiser.network)
+        denoiser = memory.InFp8(denoiser.network)
+        torch.cuda.empty_cache()
     data = train_step.dataset(options.size)
     report = {
         "machine": train_step.machine(), "torch": torch.__version__, "network": options.network,
         "weights": options.weights, "pixels": 8 * options.size,
         "weights_gb": round(sum(p.nbytes for p in denoiser.network.parameters()) / 1e9, 3),
     }  # fmt: skip
-    if options.cap:
-        presets = {"balanced": {"r_init": 64, "r_max": 128}, "small": {"r_init": 16, "r_max": 32}}
-        report["capped"] = [
-            {"preset": name} | fits(denoiser, data, cap, settings)
-            for cap in options.cap
-            for name, settings in presets.items()
-        ]
-    else:
-        report |= compared(denoiser, data, options.ranks, options.rounds, options.timed)
-    print(json.dumps(report, indent=1))
-    if options.out:
-        options.out.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    for more in (
+        capped(denoiser, data, options) if options.cap else compared(denoiser, data, options)
+    ):
+        report |= more
+        if options.out:
+            options.out.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    print(json.dumps(report, indent=1, ensure_ascii=False))
 
 
 if __name__ == "__main__":

@@ -177,6 +177,11 @@ def attempt(report: dict, name: str, function, *args, **kwargs) -> None:
     print(name, json.dumps({k: v for k, v in report[name].items() if k != "losses"}), flush=True)
 
 
+def _keep(report: dict, out: Path | None) -> None:
+    if out:
+        out.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", default="sdxl")
@@ -211,14 +216,14 @@ def main() -> None:
             for name, (kind, settings) in parts.items():
                 if options.only is None or name in options.only:
                     attempt(report, name, trained, host, kind, options, **settings)
+                    _keep(report, options.out)
             after = picture(host, options.checkpoint, options.pixels)
             report["picture_unchanged"] = torch.equal(before, after)
             report["log_errors"] = [
                 line for line in host.log().splitlines() if "rror" in line or "OOM" in line
             ][-15:]
     print(json.dumps({k: v for k, v in report.items() if not isinstance(v, dict)}), flush=True)
-    if options.out:
-        options.out.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    _keep(report, options.out)
 
 
 if __name__ == "__main__":

@@ -71,13 +71,19 @@ class _CastConv(nn.Conv2d):
         )
 
 
+class InFp8(DiffusersUNet):
+    """A network after in_fp8."""
+
+    dtype = torch.bfloat16  # what its layers are given, and cast their weights to
+
+
 def in_fp8(network: nn.Module) -> None:
     """Linear and convolution weights in fp8, cast as they are used."""
     for module in network.modules():
         kind = {nn.Linear: _CastLinear, nn.Conv2d: _CastConv}.get(type(module))
         if kind is not None:
             module.__class__ = kind
-            weight = torch.empty(module.weight.shape, dtype=torch.float8_e4m3fn)
+            weight = module.weight.detach().to(torch.float8_e4m3fn)
             module.weight = nn.Parameter(weight, requires_grad=False)
 
 
@@ -89,7 +95,7 @@ def counted(name: str, preset: str, checkpointing: bool, fp8: bool) -> dict:
         if fp8:
             in_fp8(network.requires_grad_(False))
     config = TrainConfig.preset(preset, gradient_checkpointing=checkpointing)
-    denoiser = DiffusersUNet(network)
+    denoiser = InFp8(network) if fp8 else DiffusersUNet(network)
     layers = sum(".attn" in name and ".to_" in name for name, _ in network.named_parameters())
     layers -= sum(name.endswith("to_out.0.bias") for name, _ in network.named_parameters())
     need = memory_need(denoiser, train_step.dataset(SIDE), config, [config.r_init] * layers)
