@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-BUCKETS = (8, 16, 32, 64, 128, 256, 512)
+# by a half at most, so that a rank which outgrows its bucket does not double its memory
+BUCKETS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
 
 def capacity_for(rank: int) -> int:

@@ -14,11 +14,14 @@ from torch import Tensor
 
 from .adapter import Adapter
 
+_ALIGNED = 8  # rows: 16 bytes, below which a GPU's fast matrix kernels are out of reach
+
 
 @contextmanager
 def half_factors(adapters: Sequence[Adapter], dtype: torch.dtype) -> Iterator[None]:
     """Within the block, adapters multiply by copies of their rows in `dtype`, made at its start.
 
+    Each copy has zeros for rows up to the next multiple of eight, which add nothing to ΔW.
     Gradients reach A, B and Λ as if each had been cast by itself. With fp32 nothing is touched.
     """
     if dtype == torch.float32:
@@ -43,7 +46,10 @@ def _scales(adapters: Sequence[Adapter]) -> list[Tensor] | None:
 def _in_half(
     rows: Sequence[Tensor], scales: Sequence[Tensor] | None, dtype: torch.dtype
 ) -> list[Tensor]:
-    """scales[i][:, None] · rows[i] in `dtype`; rows[i]: [r_i, n_i], scales[i]: [r_i], fp32."""
+    """scales[i][:, None] · rows[i] in `dtype`, [r_i and zeros, n_i].
+
+    rows[i]: [r_i, n_i], scales[i]: [r_i], fp32.
+    """
     found: dict[int, Tensor] = {}
 
     def width(index: int) -> int:
@@ -68,10 +74,10 @@ class _InHalf(torch.autograd.Function):
         ctx.save_for_backward(*parts)
         ctx.set_materialize_grads(False)  # a layer that took no part has no gradient
         rows, scales = parts[:count], parts[count:]
-        together = torch.cat(rows)
+        together = torch.cat(_padded(rows))
         if scales:
-            together.mul_(torch.cat(scales)[:, None])
-        return together.to(dtype).split([len(part) for part in rows])
+            together.mul_(torch.cat(_padded(scales))[:, None])
+        return together.to(dtype).split([len(part) + _missing(part) for part in rows])
 
     @staticmethod
     def backward(ctx, *grads: Tensor | None):
@@ -81,7 +87,7 @@ class _InHalf(torch.autograd.Function):
         found: list[Tensor | None] = [None] * (count + len(scales))
         if members:
             lengths = [len(rows[i]) for i in members]
-            together = torch.cat([grads[i] for i in members]).float()
+            together = torch.cat([grads[i][: len(rows[i])] for i in members]).float()
             if scales:
                 if ctx.needs_input_grad[2 + count]:
                     own = (together * torch.cat([rows[i] for i in members])).sum(1).split(lengths)
@@ -91,3 +97,13 @@ class _InHalf(torch.autograd.Function):
             for i, grad in zip(members, together.split(lengths), strict=True):
                 found[i] = grad
         return None, None, *found
+
+
+def _missing(rows: Tensor) -> int:
+    return -len(rows) % _ALIGNED
+
+
+def _padded(parts: Sequence[Tensor]) -> list[Tensor]:
+    """With zeros behind each that is not a multiple of _ALIGNED long."""
+    blank = parts[0].new_zeros(_ALIGNED - 1, *parts[0].shape[1:])
+    return [piece for part in parts for piece in (part, blank[: _missing(part)])]

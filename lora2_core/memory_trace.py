@@ -8,6 +8,8 @@ allocator adds, by rounding and by workspaces of its kernels, is not counted.
 
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -22,15 +24,23 @@ from .forward import DTYPES, entropy_probe, forward, watched
 from .half import half_factors
 from .inject import attached, ordered_adapters
 
+_known: WeakKeyDictionary[nn.Module, dict[tuple, int]] = WeakKeyDictionary()
+
 
 def step_peak(denoiser: Denoiser, batch: Batch, config: TrainConfig, ranks: Sequence[int]) -> int:
     """Most bytes at once in forward and backward pass: activations, and gradients of the factors.
 
-    ranks: one a component, in the file's order. Raises as dry_step does.
+    ranks: one a component, in the file's order. Raises as dry_step does. Takes seconds for a large
+    network, and so is remembered for as long as that lives.
     """
-    live = _Live()
-    dry_step(denoiser, batch, config, ranks, live)
-    return live.peak
+    shapes = tuple(tuple(t.shape) for t in (batch.latents, *batch.conditioning.values()))
+    key = shapes, denoiser.dtype, replace(config, seed=0), tuple(ranks)
+    known = _known.setdefault(denoiser.network, {})
+    if key not in known:
+        live = _Live()
+        dry_step(denoiser, batch, config, ranks, live)
+        known[key] = live.peak
+    return known[key]
 
 
 def dry_step(

@@ -31,11 +31,11 @@ class DiffusersUNet:
 
     @property
     def device(self) -> torch.device:
-        return self.network.device
+        return next(self.network.parameters()).device  # diffusers' own goes through all modules
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.network.dtype
+        return next(self.network.parameters()).dtype
 
     def corrupt(self, latents: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """x_t = √ᾱ x_0 + √(1−ᾱ) ε, and ε or v = √ᾱ ε − √(1−ᾱ) x_0."""
@@ -51,8 +51,9 @@ class DiffusersUNet:
             t,
             encoder_hidden_states=conditioning["context"].to(self.dtype),
             added_cond_kwargs={
-                "text_embeds": conditioning["pooled"].to(self.dtype),
-                "time_ids": conditioning["time_ids"],  # bf16 does not hold every size
+                # cast by the network, once both are one; bf16 does not hold every size
+                "text_embeds": conditioning["pooled"],
+                "time_ids": conditioning["time_ids"],
             },
         ).sample
 

@@ -31,7 +31,8 @@ def delta_weight(adapter):
 
 
 def test_capacity_is_the_smallest_bucket_that_fits():
-    assert [capacity_for(r) for r in (1, 8, 9, 64, 65, 512)] == [8, 8, 16, 64, 128, 512]
+    assert [capacity_for(r) for r in (1, 8, 9, 64, 65, 512)] == [8, 8, 16, 64, 96, 512]
+    assert all(capacity_for(rank + 1) <= max(1.5 * rank, 16) for rank in range(8, 512))
 
 
 def test_delta_is_b_lambda_a():

@@ -9,7 +9,8 @@ from toy_runs import BASE, data, run, same_bits
 
 from lora2_core import memory, memory_trace
 from lora2_core.data import Batch, Example
-from lora2_core.forward import entropy_probe, forward, watched
+from lora2_core.forward import DTYPES, entropy_probe, forward, watched
+from lora2_core.half import half_factors
 from lora2_core.inject import attached
 from lora2_core.out_of_memory import OutOfMemory, explained, is_out_of_memory
 from lora2_core.run_folder import RunFolder, run_kept
@@ -37,7 +38,8 @@ def really(config):
     training._method.set_scales(config.steps // 2)
     live = memory_trace._Live()
     probe = entropy_probe(model, config)
-    with attached(training._adapters), watched(model, config, probe), live:
+    half = half_factors(training._adapters, DTYPES[config.dtype])
+    with attached(training._adapters), watched(model, config, probe), live, half:
         loss, entropy = forward(model, BATCH, config, probe, torch.Generator(), None)
         (loss if entropy is None else loss + config.lambda_e * entropy).backward()
     return live.peak
@@ -48,6 +50,23 @@ def test_a_step_without_memory_is_a_step_with_it(config):
     training = Training(denoiser(), data(), config)
     counted = memory_trace.step_peak(denoiser(), BATCH, config, training.starts)
     assert counted == pytest.approx(really(config), rel=0.02)
+
+
+def test_a_network_is_counted_once_for_the_same_step(monkeypatch):
+    model, made = denoiser(), []
+    dry_step = memory_trace.dry_step
+    monkeypatch.setattr(
+        memory_trace, "dry_step", lambda *args: made.append(args[3]) or dry_step(*args)
+    )
+
+    def peak(rank, **changes):
+        config = replace(BASE, **changes)
+        return memory_trace.step_peak(model, BATCH, config, [rank] * 24)
+
+    assert peak(2) == peak(2) == peak(2, seed=9)
+    assert len(made) == 1
+    assert len({peak(2), peak(4), peak(4, gradient_checkpointing=False)}) == 3
+    assert len(made) == 3
 
 
 def test_the_count_knows_what_is_freed():
