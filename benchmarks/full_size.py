@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import memory
 import train_step
 
-from lora2_core import attention, train
+from lora2_core import attention, memory_trace, train
 from lora2_core import forward as forward_pass
 from lora2_core.attention import EntropyProbe, blocks_checkpointed
 from lora2_core.backbones.diffusers_unet import DiffusersUNet
@@ -169,10 +169,22 @@ def layer_by_layer() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def cast_by_cast() -> Iterator[None]:
+    """Every factor where it is used."""
+
+    def nothing(*_):
+        return nullcontext()
+
+    with (
+        replaced(train, "half_factors", nothing),
+        replaced(memory_trace, "half_factors", nothing),
+    ):
+        yield
+
+
 WITHOUT = {  # saving → what switches it off
-    "casts of all layers at once": lambda: replaced(
-        train, "half_factors", lambda *_: nullcontext()
-    ),
+    "casts of all layers at once": cast_by_cast,
     "no autocast": lambda: replaced(
         forward_pass,
         "_computing_in",

@@ -90,8 +90,8 @@ class _InHalf(torch.autograd.Function):
             together = torch.cat([grads[i][: len(rows[i])] for i in members]).float()
             if scales:
                 if ctx.needs_input_grad[2 + count]:
-                    own = (together * torch.cat([rows[i] for i in members])).sum(1).split(lengths)
-                    for i, grad in zip(members, own, strict=True):
+                    product = torch.cat([rows[i] for i in members]).mul_(together)
+                    for i, grad in zip(members, product.sum(1).split(lengths), strict=True):
                         found[count + i] = grad
                 together.mul_(torch.cat([scales[i] for i in members])[:, None])
             for i, grad in zip(members, together.split(lengths), strict=True):
