@@ -172,16 +172,23 @@ def trainable(patcher, dtype: str) -> Iterator[HostDenoiser]:
     """The model on its device with weights that autograd accepts, without a second copy.
 
     Weights loaded by a node are inference tensors. Within the block each is replaced by a normal
-    tensor over the same memory; afterwards the originals are back, whatever happened. A model
-    that the host streams in pieces is trained through the host's own fully loaded delegate.
+    tensor over the same memory; afterwards the originals are back, whatever happened.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        if getattr(patcher, "is_dynamic", lambda: False)():
-            # pieces may be evicted between forward and backward, while autograd refers to them
-            patcher = patcher.get_non_dynamic_delegate()
+        patcher = in_full(patcher)
         with _Loan(patcher, dtype) as loan:
             yield HostDenoiser(patcher.model, patcher.load_device, loan)
         comfy.model_management.soft_empty_cache()
+
+
+def in_full(patcher):
+    """Of a model that the host streams in pieces its own fully loaded delegate; else the model.
+
+    Pieces may be evicted between forward and backward pass, while autograd refers to them.
+    """
+    if getattr(patcher, "is_dynamic", lambda: False)():
+        return patcher.get_non_dynamic_delegate()
+    return patcher
 
 
 def free_memory() -> None:
@@ -199,19 +206,20 @@ class ModelLost(LoRA2Error):
 
 
 class _Loan:
-    """A model's weights on loan to training; the host may have them back for a while."""
+    """Models' weights on loan to training; the host may have them back for a while."""
 
     def __init__(self, patcher, dtype: str):
-        self._patcher = patcher
+        self._patchers = [patcher]
         self._dtype = dtype
         self._held = ExitStack()
 
     def __enter__(self) -> "_Loan":
-        comfy.model_management.load_models_gpu([self._patcher], force_full_load=True)
-        model = self._patcher.model
+        # in one call, or the host might make room for one by moving another
+        comfy.model_management.load_models_gpu(self._patchers, force_full_load=True)
         with ExitStack() as stack:  # all or nothing
-            stack.enter_context(borrowed_weights(model))
-            stack.enter_context(_computing_in(model, self._dtype))
+            for patcher in self._patchers:
+                stack.enter_context(_borrowed_weights(patcher.model))
+            stack.enter_context(_computing_in(self._patchers[0].model, self._dtype))
             stack.enter_context(_in_training())
             self._held = stack.pop_all()
         return self
@@ -219,17 +227,24 @@ class _Loan:
     def __exit__(self, *_) -> None:
         self._held.close()
 
+    def extend(self, patcher) -> None:
+        """Borrows another model's weights, too, until the loan ends."""
+        self._held.close()
+        self._patchers.append(patcher)
+        self.__enter__()
+
     @contextmanager
     def given_back(self) -> Iterator:
-        """The model as the host knows it, to sample with: within the block it may move the weights
-        as it likes. Afterwards they are loaded in full and borrowed again, whatever happened.
+        """The first model as the host knows it, to sample with: within the block it may move all
+        weights as it likes. Afterwards they are loaded in full and borrowed again, whatever
+        happened.
 
         Raises ModelLost if that fails.
         """
         self._held.close()
         try:
             with torch.inference_mode():
-                yield self._patcher
+                yield self._patchers[0]
         finally:
             comfy.model_management.soft_empty_cache()
             self._take_again()
@@ -245,7 +260,7 @@ class _Loan:
 
 
 @contextmanager
-def borrowed_weights(model: nn.Module) -> Iterator[None]:
+def _borrowed_weights(model: nn.Module) -> Iterator[None]:
     """Every weight as a normal tensor over the memory of the host's, which may be inference ones.
 
     Raises LoRA2Error if weights are quantised.

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from .host import HostDenoiser, latent_channels
+from .host_text import HostWithText
 
 SAMPLERS = comfy.samplers.KSampler.SAMPLERS
 SCHEDULERS = comfy.samplers.KSampler.SCHEDULERS
@@ -21,11 +22,13 @@ SCHEDULERS = comfy.samplers.KSampler.SCHEDULERS
 class Sampling:
     """What the host's sampler takes beside a model, and the VAE that decodes.
 
-    pairs: positive and negative CONDITIONING of each picture. width, height: px.
+    pairs: positive and negative CONDITIONING of each picture. words: the texts that each was made
+    of, for text encoders that change; None where it stays as it is. width, height: px.
     """
 
     vae: comfy.sd.VAE
     pairs: Sequence[tuple[list, list]]
+    words: Sequence[tuple[str | None, str | None]]
     seed: int
     steps: int
     cfg: float
@@ -46,12 +49,23 @@ def zeroed(conditioning: list) -> list:
     ]
 
 
-def painter(denoiser: HostDenoiser, sampling: Sampling) -> Callable[[], list[Image.Image]]:
+def painter(
+    denoiser: HostDenoiser | HostWithText, sampling: Sampling
+) -> Callable[[], list[Image.Image]]:
     """Draws the pictures with a model that is in training, as the host would with the adapter."""
 
+    def spoken(conditioning: list, text: str | None) -> list:
+        if text is None or not isinstance(denoiser, HostWithText):
+            return conditioning
+        return denoiser.spoken(text, conditioning)
+
     def paint() -> list[Image.Image]:
+        pairs = [
+            tuple(map(spoken, pair, words))
+            for pair, words in zip(sampling.pairs, sampling.words, strict=True)
+        ]
         with denoiser.loan.given_back() as patcher:
-            return [_sampled(patcher, sampling, *pair) for pair in sampling.pairs]
+            return [_sampled(patcher, sampling, *pair) for pair in pairs]
 
     return paint
 

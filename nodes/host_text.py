@@ -3,14 +3,13 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
-import comfy.model_management
 import torch
 from torch import Tensor, nn
 
 from ..lora2_core.data import Example
 from ..lora2_core.errors import LoRA2Error
 from ..lora2_core.text_encoders import TOKENS, WithText
-from .host import HostDenoiser, borrowed_weights
+from .host import HostDenoiser, in_full
 
 _PARTS = {"l": "clip_l", "g": "clip_g"}  # of the tokens, and of the model
 _POOLED = 1280  # of y; what follows are sizes
@@ -63,29 +62,29 @@ def _tokens(clip, text: str) -> dict[str, Tensor]:
     return found
 
 
-@contextmanager
-def text_trainable(denoiser: HostDenoiser, clip) -> Iterator[WithText]:
-    """The denoiser with the text encoders beside it, loaded, on weights that autograd accepts."""
-    patcher = clip.patcher
-    if getattr(patcher, "is_dynamic", lambda: False)():
-        patcher = patcher.get_non_dynamic_delegate()
-    comfy.model_management.load_models_gpu([patcher], force_full_load=True)
-    model = patcher.model
-    encoders = {
-        f"te{number}": getattr(model, part).transformer
-        for number, part in enumerate(_PARTS.values(), 1)
-    }
+class HostWithText(WithText):
+    """The host's UNet and text encoders; loan: of the weights of all."""
 
-    def encode(conditioning: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        model.reset_clip_options()
-        if clip.layer_idx is not None:
-            model.set_clip_options({"layer": clip.layer_idx})
-        model.set_clip_options({"execution_device": patcher.load_device})
-        y = conditioning["y"]
+    def __init__(self, denoiser: HostDenoiser, clip, patcher):
+        self.loan = denoiser.loan
+        self._clip = clip
+        self._patcher = patcher
+        model = patcher.model
+        encoders = {
+            f"te{number}": getattr(model, part).transformer
+            for number, part in enumerate(_PARTS.values(), 1)
+        }
+        super().__init__(denoiser, encoders, self._conditioning)
+
+    def spoken(self, text: str, conditioning: list) -> list:
+        """The CONDITIONING of one prompt, encoded anew by the encoders as they are now."""
+        context, pooled, *_ = self._encoded(self._clip.tokenize(text))
+        return [[context, more | {"pooled_output": pooled}] for _, more in conditioning]
+
+    def _conditioning(self, told: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        y = told["y"]
         found = [
-            model.encode_token_weights(
-                {part: _pairs(conditioning[f"{TOKENS}_{part}"][index]) for part in _PARTS}
-            )
+            self._encoded({part: _pairs(told[f"{TOKENS}_{part}"][index]) for part in _PARTS})
             for index in range(len(y))
         ]
         pooled = torch.cat([pooled for _, pooled, *_ in found]).to(y)
@@ -94,11 +93,25 @@ def text_trainable(denoiser: HostDenoiser, clip) -> Iterator[WithText]:
             "y": torch.cat([pooled, y[:, _POOLED:]], 1),
         }
 
+    def _encoded(self, tokens: Mapping[str, list]) -> tuple:
+        """Context and pooled vector, in the steps of the host's own CLIP."""
+        model = self._patcher.model
+        model.reset_clip_options()
+        if self._clip.layer_idx is not None:
+            model.set_clip_options({"layer": self._clip.layer_idx})
+        model.set_clip_options({"execution_device": self._patcher.load_device})
+        return model.encode_token_weights(tokens)
+
+
+@contextmanager
+def text_trainable(denoiser: HostDenoiser, clip) -> Iterator[HostWithText]:
+    """The denoiser with the text encoders beside it, loaded, on weights that autograd accepts."""
+    patcher = in_full(clip.patcher)
+    denoiser.loan.extend(patcher)
     with ExitStack() as stack:
-        stack.enter_context(borrowed_weights(model))
-        for encoder in encoders.values():
-            _keep_norms_inputs(encoder, stack)
-        yield WithText(denoiser, encoders, encode)
+        for part in _PARTS.values():
+            _keep_norms_inputs(getattr(patcher.model, part).transformer, stack)
+        yield HostWithText(denoiser, clip, patcher)
 
 
 def _pairs(tokens: Tensor) -> list[list[tuple[int, float]]]:

@@ -10,17 +10,25 @@ from ..lora2_core.previews import Previews
 from ..lora2_core.run_folder import RunFolder
 from . import host
 from .host_sampling import SAMPLERS, SCHEDULERS, Sampling, painter, zeroed
+from .host_text import HostWithText
 from .sockets import CATEGORY, Preview
 
 
 class Plan(NamedTuple):
-    """What LoRA² Train is to draw, and how often."""
+    """What LoRA² Train is to draw, and how often.
+
+    readable: whether the texts of all its conditioning are known.
+    """
 
     every: int
     sampling: Sampling
+    readable: bool
 
     def previews(
-        self, run: RunFolder, denoiser: host.HostDenoiser, progress: host.Progress
+        self,
+        run: RunFolder,
+        denoiser: host.HostDenoiser | HostWithText,
+        progress: host.Progress,
     ) -> Previews:
         """Drawn into the run's folder, and shown on the page."""
         folder = PreviewFolder(run.path / "previews")
@@ -94,15 +102,52 @@ class LoRA2Preview(io.ComfyNode):
                 io.Int.Input(
                     "height", default=1024, min=64, max=16384, step=8, tooltip="Of a picture."
                 ),
+                io.String.Input(
+                    "texts",
+                    optional=True,
+                    force_input=True,
+                    tooltip="The texts of positive. Needed where text encoders are trained: they "
+                    "read them anew for each preview.",
+                ),
+                io.String.Input(
+                    "negative_texts",
+                    optional=True,
+                    force_input=True,
+                    tooltip="The texts of negative, likewise.",
+                ),
             ],
             outputs=[Preview.Output(display_name="preview", tooltip="For LoRA² Train.")],
         )
 
     @classmethod
-    def execute(cls, vae, positive, every, negative=None, **settings) -> io.NodeOutput:
+    def execute(
+        cls, vae, positive, every, negative=None, texts=None, negative_texts=None, **settings
+    ) -> io.NodeOutput:
         settings = {name: values[0] for name, values in settings.items()}
         pairs = _pairs(positive, negative)
-        return io.NodeOutput(Plan(every[0], Sampling(vae[0], pairs, **settings)))
+        words = _words(positive, texts, "texts")
+        if negative is None:
+            unwanted, readable = [None], texts is not None
+        else:
+            unwanted = _words(negative, negative_texts, "negative_texts")
+            readable = None not in (texts, negative_texts)
+        if len(unwanted) == 1:
+            unwanted = unwanted * len(pairs)
+        words = list(zip(words, unwanted, strict=True))
+        sampling = Sampling(vae[0], pairs, words, **settings)
+        return io.NodeOutput(Plan(every[0], sampling, readable))
+
+
+def _words(conditionings: list, texts: list[str] | None, name: str) -> list[str | None]:
+    """The text of each conditioning, or None for all."""
+    if texts is None:
+        return [None] * len(conditionings)
+    if len(texts) != len(conditionings):
+        raise LoRA2Error(
+            f"{name} holds {len(texts)} texts for {len(conditionings)} conditionings; connect the "
+            "texts that these were made of, in their order"
+        )
+    return texts
 
 
 def _pairs(positive: list, negative: list | None) -> list[tuple[list, list]]:

@@ -316,10 +316,11 @@ class LoRA2Train(io.ComfyNode):
             else _dataset(model, reg_latents, reg_positive, empty, "reg_latents")
         )
         if clip is not None:
-            if preview is not None:
+            if preview is not None and not preview[0].readable:
                 raise LoRA2Error(
-                    "preview and clip do not go together: the host cannot sample while its text "
-                    "encoders are in training; disconnect one of them"
+                    "text encoders are trained, and LoRA² Preview has no texts for them to read; "
+                    "connect those of its positive to texts, and those of its negative to "
+                    "negative_texts"
                 )
             clip = clip[0]
             data = _captioned(data, clip, captions, "captions")

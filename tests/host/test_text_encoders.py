@@ -1,9 +1,11 @@
 """Text encoders that are trained beside the UNet, in the host."""
 
+import numpy as np
 import pytest
 import torch
 from host import checkpoints, graphs
 from host.comfy_host import Graph, NodeFailed, open_host
+from PIL import Image
 from safetensors.torch import load_file
 
 CAPTION = "a photo of a sks dog"  # of graphs.dataset
@@ -119,23 +121,81 @@ def test_captions_are_encoded_as_the_host_encodes_them(own_host):
     assert "(1, 154, 2048)" in " ".join(told)
 
 
+PROMPT, UNWANTED = "a sks dog on the beach", "blurry"
+SAMPLING = {"seed": 9, "steps": 2, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal"}
+
+
+def previewing(graph, train, negative=False, texts=True, every=2, **more):
+    """Connects LoRA2Preview to a training with clip."""
+    data = next(n for n in graph.values() if n["class_type"] == "MakeTrainingDataset")["inputs"]
+
+    def both(text):
+        words = graph.node("PrimitiveString", value=text)
+        return graph.node("CLIPTextEncode", clip=data["clip"], text=words[0])[0], words[0]
+
+    positive, said = both(PROMPT)
+    inputs = {"positive": positive} | ({"texts": said} if texts else {})
+    if negative:
+        inputs["negative"], inputs["negative_texts"] = both(UNWANTED)
+    preview = graph.node(
+        "LoRA2Preview", vae=data["vae"], every=every, width=128, height=96,
+        **(inputs | SAMPLING | more),
+    )  # fmt: skip
+    graph[train.id]["inputs"]["preview"] = preview[0]
+
+
+def drawn_by_the_host(host, name, strength_clip):
+    """What KSampler draws with the saved file: pixels."""
+    graph = Graph()
+    loaded = checkpoints.load(host, graph, "small_koala")
+    adapted = graph.node(
+        "LoRA2Load", model=loaded.model, clip=loaded.clip, lora_name=name, strength_model=1.0,
+        strength_clip=strength_clip,
+    )  # fmt: skip
+    positive, negative = (
+        graph.node("CLIPTextEncode", clip=adapted[1], text=text)[0] for text in (PROMPT, UNWANTED)
+    )
+    latent = graph.node("EmptyLatentImage", width=128, height=96, batch_size=1)
+    sampler = graph.node(
+        "KSampler", model=adapted[0], positive=positive, negative=negative,
+        latent_image=latent[0], denoise=1.0, **SAMPLING,
+    )  # fmt: skip
+    decoded = graph.node("VAEDecode", samples=sampler[0], vae=loaded.vae)
+    image = graph.node("PreviewImage", images=decoded[0])
+    [shown] = host.run(graph).outputs[image.id]["images"]
+    return np.asarray(host.image(shown), float)
+
+
+def test_previews_are_drawn_with_the_encoders_in_training_and_change_nothing(host):
+    plain = load_file(file_of(host, *begun(host, steps=4), "unwatched"))
+    graph, train = begun(host, steps=4, run="watched")
+    previewing(graph, train, negative=True)
+    path = file_of(host, graph, train, "watched")
+    watched = load_file(path)
+    assert all(torch.equal(watched[key], plain[key]) for key in plain)
+
+    folder = host.base / "output" / "lora2_runs" / "watched_00001" / "previews"
+    early, late = (
+        np.asarray(Image.open(folder / f"step_00000{step}.png"), float) for step in (2, 4)
+    )
+    exact, with_old_encoders = (drawn_by_the_host(host, path.name, s) for s in (1.0, 0.0))
+    apart = np.abs(late - exact).mean()
+    assert apart < 0.2 * np.abs(early - exact).mean()
+    assert apart < 0.2 * np.abs(with_old_encoders - exact).mean()
+
+
 @pytest.mark.parametrize(
     ("captions", "more", "words"),
     [
-        ((), {}, "clip is connected.*but captions is not"),
-        ((CAPTION,), {"preview": True}, "preview and clip do not go together"),
+        ((), None, "clip is connected.*but captions is not"),
+        ((CAPTION,), {"texts": False}, "text encoders are trained, and LoRA² Preview has no"),
+        ((CAPTION,), {"negative": True, "texts": False}, "connect those of its positive to texts"),
     ],
 )
 def test_what_does_not_go_together_is_said(host, captions, more, words):
     graph, train = begun(host, captions, steps=1)
-    if more:
-        data = next(n for n in graph.values() if n["class_type"] == "MakeTrainingDataset")["inputs"]
-        positive = graph.node("CLIPTextEncode", clip=data["clip"], text=CAPTION)
-        preview = graph.node(
-            "LoRA2Preview", vae=data["vae"], positive=positive[0], every=1, seed=1, steps=1,
-            cfg=1.0, sampler_name="euler", scheduler="normal", width=64, height=64,
-        )  # fmt: skip
-        graph[train.id]["inputs"]["preview"] = preview[0]
+    if more is not None:
+        previewing(graph, train, **more)
     graphs.save(graph, train, "never")
     with pytest.raises(NodeFailed, match=words):
         host.run(graph)
