@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .host import HostDenoiser, latent_channels
+from .host_model import HostDenoiser, latent_channels
 from .host_text import HostWithText
 
 SAMPLERS = comfy.samplers.KSampler.SAMPLERS

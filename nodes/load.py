@@ -17,6 +17,7 @@ from ..lora2_core.rank_tools import (
     parse_blocks,
 )
 from . import host
+from .host_model import describe
 from .sockets import ADVANCED, CATEGORY, SAVED_AS, RankReport, cut, cut_inputs, fingerprint
 
 _last: tuple[tuple, Adapter] | None = None  # one file's factorisation: the slider moves on one
@@ -93,7 +94,7 @@ class LoRA2Load(io.ComfyNode):
             outcome = merge([Ingredient(adapter, 1.0, *shares)], limit, saved_as=SAVED_AS)
             listed, state = stored_components(seen(outcome.state)), outcome.state
         shapes = host.target_shapes(model, clip)
-        text = str(fit(listed, shapes, lora_name, host.describe(model)))
+        text = str(fit(listed, shapes, lora_name, describe(model)))
         report = rank_report.report(state, listed)
         if outcome is not None:
             report = rank_report.with_cut(report, outcome)

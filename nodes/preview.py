@@ -9,6 +9,7 @@ from ..lora2_core.preview_folder import PreviewFolder
 from ..lora2_core.previews import Previews
 from ..lora2_core.run_folder import RunFolder
 from . import host
+from .host_model import HostDenoiser, ModelLost
 from .host_sampling import SAMPLERS, SCHEDULERS, Sampling, painter, zeroed
 from .host_text import HostWithText
 from .sockets import CATEGORY, Preview
@@ -27,7 +28,7 @@ class Plan(NamedTuple):
     def previews(
         self,
         run: RunFolder,
-        denoiser: host.HostDenoiser | HostWithText,
+        denoiser: HostDenoiser | HostWithText,
         progress: host.Progress,
     ) -> Previews:
         """Drawn into the run's folder, and shown on the page."""
@@ -40,7 +41,7 @@ class Plan(NamedTuple):
             len(self.sampling.pairs),
             progress.trouble,
             progress.drawn,
-            stops=(host.Interrupt, host.ModelLost),
+            stops=(host.Interrupt, ModelLost),
         )
 
 

@@ -16,6 +16,7 @@ from ..lora2_core.run_folder import RunFolder, run_kept
 from ..lora2_core.run_state import RunState
 from ..lora2_core.train import Training, TrainingDiverged
 from . import host
+from .host_model import check_trainable, examples, latent_channels, trainable
 from .host_text import text_trainable, with_captions
 from .live import runs
 from .sockets import ADVANCED, CATEGORY, LoraModel, LossMap, Preview, RankReport, TrainOptions
@@ -306,7 +307,7 @@ class LoRA2Train(io.ComfyNode):
         options = dict(settings.pop("options", None) or {})
         empty = options.pop("empty", None)
         config = _config(settings | options | {"text_encoders": clip is not None})
-        host.check_trainable(model)
+        check_trainable(model)
         data = _dataset(model, latents, positive, empty, "latents")
         if (reg_latents is None) != (reg_positive is None):
             raise LoRA2Error("reg_latents and reg_positive go together; connect both or neither")
@@ -339,7 +340,7 @@ class LoRA2Train(io.ComfyNode):
         previews = None
         try:
             with (
-                host.trainable(model, config.dtype) as unet,
+                trainable(model, config.dtype) as unet,
                 nullcontext(unet) if clip is None else text_trainable(unet, clip) as denoiser,
                 host.Progress(
                     config.steps, cls.hidden.unique_id, cls.hidden.extra_pnginfo
@@ -350,11 +351,15 @@ class LoRA2Train(io.ComfyNode):
                     training.restore(state)
                 if preview is not None:
                     previews = preview[0].previews(folder, denoiser, progress)
-                examples = [*data, *prior]
+                everything = [*data, *prior]
                 if denoiser.device.type != "cpu":
-                    _tell_need(training, denoiser, examples, progress)
+                    _tell_need(training, denoiser, everything, progress)
                 with explained(
-                    training, denoiser, examples, lambda: _where(training, folder), host.free_memory
+                    training,
+                    denoiser,
+                    everything,
+                    lambda: _where(training, folder),
+                    host.free_memory,
                 ):
                     result = run_kept(
                         training, folder, save_every, progress, logging.warning, previews
@@ -383,8 +388,8 @@ def _config(settings: dict) -> TrainConfig:
 
 
 def _dataset(model, latents, conditioning, empty, what: str) -> list:
-    found = host.examples(model, latents, conditioning, what, empty)
-    check_examples(found, host.latent_channels(model), what)
+    found = examples(model, latents, conditioning, what, empty)
+    check_examples(found, latent_channels(model), what)
     return found
 
 

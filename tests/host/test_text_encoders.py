@@ -83,7 +83,7 @@ class EncodedAgain:
         loaded = {name: module for name, module in sys.modules.items() if "lora2" in name}
         host, texts = (
             next(module for name, module in loaded.items() if name.endswith(f"nodes.{last}"))
-            for last in ("host", "host_text")
+            for last in ("host_model", "host_text")
         )
         examples = host.examples(model, [latent], [positive], "latents")
         [told] = texts.with_captions(examples, clip, [text], "images")
