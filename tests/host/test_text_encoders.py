@@ -121,6 +121,13 @@ def test_captions_are_encoded_as_the_host_encodes_them(own_host):
     assert "(1, 154, 2048)" in " ".join(told)
 
 
+def test_it_learns_in_half_precision_too(host):
+    state = load_file(file_of(host, *begun(host, steps=2, training_dtype="bf16"), "half"))
+    for head in ("te1", "te2", "unet"):
+        ups = [t for k, t in state.items() if k.startswith(f"lora_{head}_") and "lora_up" in k]
+        assert any(up.any() for up in ups) and all(up.isfinite().all() for up in ups)
+
+
 PROMPT, UNWANTED = "a sks dog on the beach", "blurry"
 SAMPLING = {"seed": 9, "steps": 2, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal"}
 
