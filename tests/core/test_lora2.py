@@ -269,7 +269,7 @@ def test_memory_follows_the_rank_down_and_forgotten_rows_come_back_new():
     settle_at(7, 1)
     assert (adapter.a.active < before).all()  # the optimiser has followed the rows to their place
     settle_at(20, 1)
-    assert adapter.capacity == 32
+    assert adapter.capacity == 24
     assert not torch.isclose(adapter.a.values[8:20], first[8:20]).all(1).any()
     optimizer.before_change([0, 1])
     assert adapter.a.ages[:20] == [6] * 7 + [1] + [0] * 12
