@@ -196,6 +196,19 @@ def test_a_random_subset_of_the_queries_is_unbiased():
     assert error < 0.1 * abs(exact - math.log(77))  # sharp enough to see a bias
 
 
+@pytest.mark.parametrize("count", [8, 10, 4096])
+def test_every_query_is_as_likely_as_any_other(count):
+    probe = EntropyProbe([nn.Identity()] * 50, 4, seed=2)
+    found = torch.zeros(count)
+    for _ in range(300):
+        probe.begin()
+        found += torch.bincount(probe._draw(count).flatten(), minlength=count)
+    expected = 50 * 300 * 4 / count
+    error = (found / expected - 1).square().mean().sqrt()
+    assert error < 1.5 * expected**-0.5  # as far as chance goes
+    assert probe._draw(count).max() < count
+
+
 def test_probe_and_checkpointing_leave_the_network_as_it_was(model):
     def state():
         hooks = sum(
