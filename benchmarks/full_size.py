@@ -40,7 +40,6 @@ from lora2_core.losses import prediction_loss
 
 WARM_UP, TIMED, TRACED = 2, 8, 2
 STEPS = 500  # of the whole run, of which these are the first
-HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Enough(Exception):
@@ -308,7 +307,7 @@ def capped(denoiser: DiffusersUNet, data, options: argparse.Namespace) -> Iterat
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", default="SDXL", choices=("SDXL", "KOALA-700M", "small"))
-    parser.add_argument("--weights", default="bf16", choices=(*HALVES, "fp8"))
+    parser.add_argument("--weights", default="bf16", choices=("bf16", "fp16", "fp8"))
     parser.add_argument("--size", type=int, default=128, help="latent side; 128 is 1024 px")
     parser.add_argument("--ranks", type=int, nargs="+", default=[16, 64])
     parser.add_argument("--rounds", type=int, default=3)
@@ -318,7 +317,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    denoiser = network(options.network, HALVES.get(options.weights, torch.bfloat16), device)
+    dtype = torch.float16 if options.weights == "fp16" else torch.bfloat16
+    denoiser = network(options.network, dtype, device)
     if options.weights == "fp8":
         memory.in_fp8(denoiser.network)
         denoiser = memory.InFp8(denoiser.network)

@@ -5,7 +5,8 @@ python benchmarks/host_gpu.py [--checkpoint sdxl] [--pixels 1024] [--free 8] [--
 Needs a ComfyUI (see tests/host), started with COMFYUI_ARGS (by default none, so that it finds the
 GPU), and nvidia-smi. Random weights in fp16. With `--free` another process holds all of the GPU but
 so many gigabytes from before the server starts. In one server: a picture, LoRA2Train without and
-with previews, again with its losses compared, the host's TrainLoraNode, and the picture once more.
+with previews, in fp16, and from the preset small, the host's TrainLoraNode (rank 16, every layer),
+and the picture once more.
 """
 
 import argparse
@@ -30,7 +31,6 @@ import host_step
 import torch
 from host import checkpoints, graphs
 from host.comfy_host import ComfyHost, Graph, HostError, NodeFailed, open_host
-from safetensors.torch import load_file
 from unet_shapes import SDXL
 
 checkpoints.UNETS["sdxl"] = SDXL
@@ -87,21 +87,10 @@ class Peak:
         self._thread.join()
 
 
-def picture(host: ComfyHost, checkpoint: str, pixels: int) -> torch.Tensor:
-    """Latents of four steps from one seed."""
-    graph = Graph()
-    loaded = checkpoints.load(host, graph, checkpoint)
-    prompt = graph.node("CLIPTextEncode", clip=loaded.clip, text="a photo of a sks dog")
-    latent = graph.node("EmptyLatentImage", width=pixels, height=pixels, batch_size=1)
-    sampler = graph.node(
-        "KSampler", model=loaded.model, positive=prompt[0], negative=prompt[0],
-        latent_image=latent[0], seed=1, steps=4, cfg=1.0, sampler_name="euler",
-        scheduler="normal", denoise=1.0,
-    )  # fmt: skip
-    stored = graph.node("SaveLatent", samples=sampler[0], filename_prefix="latents/sample")
-    graphs.forget(host)  # the same graph a second time is to run again
-    run = host.run(graph, timeout=200)
-    return load_file(host.file(run.outputs[stored.id]["latents"][0]))["latent_tensor"]
+def picture(host: ComfyHost, options: argparse.Namespace) -> torch.Tensor:
+    """Latents of four steps from one seed, made anew."""
+    graphs.forget(host)
+    return graphs.sample(host, checkpoint=options.checkpoint, size=options.pixels, steps=4)
 
 
 def trained(host: ComfyHost, kind: str, options: argparse.Namespace, **settings) -> dict:
@@ -211,13 +200,13 @@ def main() -> None:
             report |= {"comfyui": host.version, "held_by_others_gb": round(idle, 2)}
             device = host.stats["devices"][0]
             report["device"] = device["name"]
-            before = picture(host, options.checkpoint, options.pixels)
+            before = picture(host, options)
             report["dynamic_vram"] = "DynamicVRAM support detected" in host.log()
             for name, (kind, settings) in parts.items():
                 if options.only is None or name in options.only:
                     attempt(report, name, trained, host, kind, options, **settings)
                     _keep(report, options.out)
-            after = picture(host, options.checkpoint, options.pixels)
+            after = picture(host, options)
             report["picture_unchanged"] = torch.equal(before, after)
             report["log_errors"] = [
                 line for line in host.log().splitlines() if "rror" in line or "OOM" in line

@@ -8,7 +8,7 @@ from torch import nn
 from lora2_core.adapter import Adapter
 from lora2_core.config import TrainConfig
 from lora2_core.data import Batch
-from lora2_core.forward import forward
+from lora2_core.forward import DTYPES, forward
 from lora2_core.half import half_factors
 from lora2_core.inject import attached
 
@@ -118,13 +118,13 @@ def gradients_of(denoiser, dtype):
         lambda *_: cast.append(torch.is_autocast_enabled("cpu"))
     )
     config = TrainConfig(dtype=dtype)
-    half = {"bf16": torch.bfloat16, "fp32": torch.float32}[dtype]
-    with attached(chosen), half_factors(chosen, half):
+    with attached(chosen), half_factors(chosen, DTYPES[dtype]):
         loss, _ = forward(denoiser, batch, config, None, generator, None)
         loss.backward()
     handle.remove()
     parts = [part.grad.flatten() for a in chosen for part in (a.a.active, a.b.active, a.scale)]
-    return torch.cat(parts), cast == [True]
+    [was_cast] = cast
+    return torch.cat(parts), was_cast
 
 
 def test_autocast_only_where_the_network_does_not_compute_in_that_type_by_itself():

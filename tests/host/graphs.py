@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from host import checkpoints
 from host.comfy_host import ROOT, ComfyHost, Graph, Node, Run
@@ -27,6 +28,8 @@ SETTINGS = {
     "lambda_r": 1e-6,
     "training_dtype": "fp32",
 }
+# of the sampler, for LoRA2Preview and drawn_with
+PREVIEW = {"seed": 9, "steps": 2, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal"}
 
 
 def dataset(host: ComfyHost, graph: Graph, clip: list, vae: list, size: int = 128) -> Node:
@@ -88,13 +91,15 @@ def sample(
     host: ComfyHost,
     adapt: Callable[[Graph, checkpoints.Loaded], tuple[list, list]] | None = None,
     checkpoint: str = "small_koala",
+    size: int = 128,
+    steps: int = 2,
 ) -> torch.Tensor:
-    """Latents [1, 4, 16, 16] sampled with the model that `adapt` makes of the loaded one."""
+    """Latents [1, 4, size/8, size/8] sampled with what `adapt` makes of the loaded model."""
     graph = Graph()
     loaded = checkpoints.load(host, graph, checkpoint)
     model, clip = (loaded.model, loaded.clip) if adapt is None else adapt(graph, loaded)
     prompt = graph.node("CLIPTextEncode", clip=clip, text="a photo of a sks dog")
-    latent = graph.node("EmptyLatentImage", width=128, height=128, batch_size=1)
+    latent = graph.node("EmptyLatentImage", width=size, height=size, batch_size=1)
     sampler = graph.node(
         "KSampler",
         model=model,
@@ -102,7 +107,7 @@ def sample(
         negative=prompt[0],
         latent_image=latent[0],
         seed=1,
-        steps=2,
+        steps=steps,
         cfg=1.0,
         sampler_name="euler",
         scheduler="normal",
@@ -111,6 +116,35 @@ def sample(
     stored = graph.node("SaveLatent", samples=sampler[0], filename_prefix="latents/sample")
     run = host.run(graph)
     return load_file(host.file(run.outputs[stored.id]["latents"][0]))["latent_tensor"]
+
+
+def drawn_with(
+    host: ComfyHost, lora: str, positive: str, negative: str | None = None, **more
+) -> np.ndarray:
+    """Pixels of what the host draws with a file of the loras folder, as LoRA2Preview does in tests.
+
+    negative: None for zeros. more: further inputs of LoRA2Load.
+    """
+    graph = Graph()
+    loaded = checkpoints.load(host, graph, "small_koala")
+    adapted = graph.node(
+        "LoRA2Load", model=loaded.model, clip=loaded.clip, lora_name=lora, strength_model=1.0,
+        **more,
+    )  # fmt: skip
+    wanted = graph.node("CLIPTextEncode", clip=adapted[1], text=positive)
+    if negative is None:
+        unwanted = graph.node("ConditioningZeroOut", conditioning=wanted[0])
+    else:
+        unwanted = graph.node("CLIPTextEncode", clip=adapted[1], text=negative)
+    latent = graph.node("EmptyLatentImage", width=128, height=96, batch_size=1)
+    sampler = graph.node(
+        "KSampler", model=adapted[0], positive=wanted[0], negative=unwanted[0],
+        latent_image=latent[0], denoise=1.0, **PREVIEW,
+    )  # fmt: skip
+    decoded = graph.node("VAEDecode", samples=sampler[0], vae=loaded.vae)
+    image = graph.node("PreviewImage", images=decoded[0])
+    [shown] = host.run(graph).outputs[image.id]["images"]
+    return np.asarray(host.image(shown), float)
 
 
 def template(host: ComfyHost, name: str, **changed: dict) -> tuple[Graph, dict[str, str]]:

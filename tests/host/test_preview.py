@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from host import checkpoints, graphs
-from host.comfy_host import Graph, HostError
+from host.comfy_host import HostError
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -40,8 +40,7 @@ def previewed(host, name, texts=("a sks dog",), run=None, **settings):
     else:
         positive = listed(host, graph, positive)
     given = {
-        "vae": vae, "positive": positive, "every": 2, "seed": 9, "steps": 2, "cfg": 3.0,
-        "sampler_name": "euler", "scheduler": "normal", "width": 128, "height": 96,
+        "vae": vae, "positive": positive, "every": 2, "width": 128, "height": 96, **graphs.PREVIEW,
     }  # fmt: skip
     preview = graph.node("LoRA2Preview", **(given | settings))
     inputs["preview"] = preview[0]
@@ -106,24 +105,8 @@ def test_pictures_and_sheet_are_in_the_runs_folder(host, drawn):
 
 
 def test_the_last_picture_is_what_the_saved_adapter_draws(host, drawn):
-    graph = Graph()
-    loaded = checkpoints.load(host, graph, "small_koala")
     name = graphs.saved_file(host, drawn["run"], drawn["save"]).name
-    adapted = graph.node(
-        "LoRA2Load", model=loaded.model, clip=loaded.clip, lora_name=name, strength_model=1.0
-    )
-    positive = conditioned(graph, loaded.clip, "a sks dog")
-    negative = graph.node("ConditioningZeroOut", conditioning=positive)
-    latent = graph.node("EmptyLatentImage", width=128, height=96, batch_size=1)
-    sampler = graph.node(
-        "KSampler", model=adapted[0], positive=positive, negative=negative[0],
-        latent_image=latent[0], seed=9, steps=2, cfg=3.0, sampler_name="euler",
-        scheduler="normal", denoise=1.0,
-    )  # fmt: skip
-    decoded = graph.node("VAEDecode", samples=sampler[0], vae=loaded.vae)
-    image = graph.node("PreviewImage", images=decoded[0])
-    [shown] = host.run(graph).outputs[image.id]["images"]
-    theirs = np.asarray(host.image(shown), float)
+    theirs = graphs.drawn_with(host, name, "a sks dog")
     with Image.open(pictures(host, "drawn")["step_000006.png"]) as picture:
         ours = np.asarray(picture, float)
     with Image.open(pictures(host, "drawn")["step_000002.png"]) as picture:
@@ -220,3 +203,7 @@ def test_counts_that_differ_are_refused(host):
     node["inputs"]["negative"] = listed(host, graph, pair)
     run = host.run(graph, check=False)
     assert "3 positive and 2 negative" in run.error["exception_message"]
+    del node["inputs"]["negative"]
+    node["inputs"]["texts"] = graph.node("PrimitiveString", value="a")[0]
+    run = host.run(graph, check=False)
+    assert "texts holds 1 texts for 3 conditionings" in run.error["exception_message"]

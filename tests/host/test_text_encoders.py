@@ -129,11 +129,10 @@ def test_it_learns_in_half_precision_too(host):
 
 
 PROMPT, UNWANTED = "a sks dog on the beach", "blurry"
-SAMPLING = {"seed": 9, "steps": 2, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal"}
 
 
-def previewing(graph, train, negative=False, texts=True, every=2, **more):
-    """Connects LoRA2Preview to a training with clip."""
+def previewing(graph, train, negative=False, without=()):
+    """Connects LoRA2Preview to a training with clip, but for the inputs `without`."""
     data = next(n for n in graph.values() if n["class_type"] == "MakeTrainingDataset")["inputs"]
 
     def both(text):
@@ -141,36 +140,14 @@ def previewing(graph, train, negative=False, texts=True, every=2, **more):
         return graph.node("CLIPTextEncode", clip=data["clip"], text=words[0])[0], words[0]
 
     positive, said = both(PROMPT)
-    inputs = {"positive": positive} | ({"texts": said} if texts else {})
+    inputs = {"positive": positive, "texts": said}
     if negative:
         inputs["negative"], inputs["negative_texts"] = both(UNWANTED)
+    inputs = {name: link for name, link in inputs.items() if name not in without}
     preview = graph.node(
-        "LoRA2Preview", vae=data["vae"], every=every, width=128, height=96,
-        **(inputs | SAMPLING | more),
-    )  # fmt: skip
-    graph[train.id]["inputs"]["preview"] = preview[0]
-
-
-def drawn_by_the_host(host, name, strength_clip):
-    """What KSampler draws with the saved file: pixels."""
-    graph = Graph()
-    loaded = checkpoints.load(host, graph, "small_koala")
-    adapted = graph.node(
-        "LoRA2Load", model=loaded.model, clip=loaded.clip, lora_name=name, strength_model=1.0,
-        strength_clip=strength_clip,
-    )  # fmt: skip
-    positive, negative = (
-        graph.node("CLIPTextEncode", clip=adapted[1], text=text)[0] for text in (PROMPT, UNWANTED)
+        "LoRA2Preview", vae=data["vae"], every=2, width=128, height=96, **inputs, **graphs.PREVIEW
     )
-    latent = graph.node("EmptyLatentImage", width=128, height=96, batch_size=1)
-    sampler = graph.node(
-        "KSampler", model=adapted[0], positive=positive, negative=negative,
-        latent_image=latent[0], denoise=1.0, **SAMPLING,
-    )  # fmt: skip
-    decoded = graph.node("VAEDecode", samples=sampler[0], vae=loaded.vae)
-    image = graph.node("PreviewImage", images=decoded[0])
-    [shown] = host.run(graph).outputs[image.id]["images"]
-    return np.asarray(host.image(shown), float)
+    graph[train.id]["inputs"]["preview"] = preview[0]
 
 
 def test_previews_are_drawn_with_the_encoders_in_training_and_change_nothing(host):
@@ -185,7 +162,10 @@ def test_previews_are_drawn_with_the_encoders_in_training_and_change_nothing(hos
     early, late = (
         np.asarray(Image.open(folder / f"step_00000{step}.png"), float) for step in (2, 4)
     )
-    exact, with_old_encoders = (drawn_by_the_host(host, path.name, s) for s in (1.0, 0.0))
+    exact, with_old_encoders = (
+        graphs.drawn_with(host, path.name, PROMPT, UNWANTED, strength_clip=strength)
+        for strength in (1.0, 0.0)
+    )
     apart = np.abs(late - exact).mean()
     assert apart < 0.2 * np.abs(early - exact).mean()
     assert apart < 0.2 * np.abs(with_old_encoders - exact).mean()
@@ -195,8 +175,8 @@ def test_previews_are_drawn_with_the_encoders_in_training_and_change_nothing(hos
     ("captions", "more", "words"),
     [
         ((), None, "clip is connected.*but captions is not"),
-        ((CAPTION,), {"texts": False}, "text encoders are trained, and LoRA² Preview has no"),
-        ((CAPTION,), {"negative": True, "texts": False}, "connect those of its positive to texts"),
+        ((CAPTION,), {"without": ["texts"]}, "text encoders are trained, and LoRA² Preview has no"),
+        ((CAPTION,), {"negative": True, "without": ["negative_texts"]}, "of its negative to"),
     ],
 )
 def test_what_does_not_go_together_is_said(host, captions, more, words):
