@@ -3,8 +3,9 @@
 python benchmarks/memory.py [--out benchmarks/results/NAME.json]
 
 Counted (lora2_core.memory): SDXL and KOALA-700M in their real shapes, 1024 px, batch 1, LoRA² from
-each preset's rank, with weights in bf16, or in fp8 that is cast where it is used, as ComfyUI does.
-Operations of a step are counted at the ranks that a run ends with, against rank 512 throughout.
+each preset's rank, with weights in bf16, or in fp8 that is cast where it is used, as ComfyUI does,
+and with the weights of all blocks in main memory. Operations of a step are counted at the ranks
+that a run ends with, against rank 512 throughout.
 Checked: the count for a UNet that fits this machine, against the resident memory of real training
 in a process of its own. No GPU is involved: what its allocator and kernels add is not counted.
 """
@@ -32,6 +33,7 @@ from lora2_core.config import PRESETS, TrainConfig
 from lora2_core.data import Batch, batches
 from lora2_core.memory import memory_need
 from lora2_core.memory_trace import dry_step
+from lora2_core.room import with_waiting
 from lora2_core.train import Training
 
 SIDE = 128  # latents of 1024 px
@@ -87,7 +89,9 @@ def in_fp8(network: nn.Module) -> None:
             module.weight = nn.Parameter(weight, requires_grad=False)
 
 
-def counted(name: str, preset: str, checkpointing: bool, fp8: bool) -> dict:
+def counted(
+    name: str, preset: str, checkpointing: bool = True, fp8: bool = False, offload: bool = False
+) -> dict:
     with FakeTensorMode():
         torch.set_default_dtype(torch.bfloat16)
         network = unet(name)
@@ -99,9 +103,12 @@ def counted(name: str, preset: str, checkpointing: bool, fp8: bool) -> dict:
     layers = sum(".attn" in name and ".to_" in name for name, _ in network.named_parameters())
     layers -= sum(name.endswith("to_out.0.bias") for name, _ in network.named_parameters())
     need = memory_need(denoiser, train_step.dataset(SIDE), config, [config.r_init] * layers)
+    if offload:
+        need = with_waiting(need, denoiser.blocks)
     return {
         "network": name, "preset": preset, "rank": config.r_init, "layers": layers,
         "checkpointing": checkpointing, "weights_in": "fp8" if fp8 else "bf16",
+        "waiting": round(need.waiting / 1e9, 2),
         "gigabytes": round(need.total / 1e9, 2),
         "weights": round(need.weights / 1e9, 2),
         "adapters": round(need.adapters / 1e9, 2),
@@ -162,11 +169,13 @@ def main() -> None:
         )
         report["checked"].append(json.loads(done.stdout.splitlines()[-1]))
         print(report["checked"][-1], flush=True)
-    cases = [(name, preset, True, False) for name in ("SDXL", "KOALA-700M") for preset in PRESETS]
-    cases += [("SDXL", "balanced", False, False), ("SDXL", "balanced", True, True)]
-    cases += [("SDXL", "small", True, True)]
+    cases = [{"name": n, "preset": p} for n in ("SDXL", "KOALA-700M") for p in PRESETS]
+    sdxl = {"name": "SDXL", "preset": "balanced"}
+    cases += [sdxl | {"checkpointing": False}, sdxl | {"fp8": True}]
+    cases += [sdxl | {"preset": "small", "fp8": True}]
+    cases += [sdxl | {"offload": True}, sdxl | {"preset": "small", "offload": True}]
     for case in cases:
-        report["counted"].append(counted(*case))
+        report["counted"].append(counted(**case))
         print(report["counted"][-1], flush=True)
     found = {rank: operations(rank) for rank in (4, 64, 512)}
     report["operations"] = {

@@ -33,7 +33,15 @@ from lora2_core.losses import prediction_loss
 from lora2_core.train import train
 
 WARM_UP, TIMED = 3, 10
-VARIANTS = ("lora2", "lora", "peft", "lora512", "lora2_from_512")
+VARIANTS = ("lora2", "lora", "peft", "lora512", "peft512", "lora2_from_512")
+COMPARED = (
+    ("lora2", "lora"),
+    ("lora2", "peft"),
+    ("lora2", "lora512"),
+    ("lora2", "peft512"),
+    ("lora2_from_512", "lora512"),
+    ("lora2_from_512", "peft512"),
+)
 
 
 def koala_small() -> UNet2DConditionModel:
@@ -106,8 +114,9 @@ def measure(options: argparse.Namespace) -> dict:
         if step == steps - TIMED:
             reset_peak()
 
-    if options.variant == "peft":
-        _train_peft(denoiser, data, options.rank, on_step)
+    if options.variant in ("peft", "peft512"):
+        rank = 512 if options.variant == "peft512" else options.rank
+        _train_peft(denoiser, data, rank, on_step)
     else:
         order = batches(data, batch_size=1, accumulation=1, seed=0)
         train(
@@ -221,9 +230,7 @@ def summary(found: dict[str, list[dict]]) -> dict:
             for variant in found
         },
         "ratios": {
-            f"{a}/{b} {key}": ratio(a, b, key)
-            for a, b in (("lora2", "lora"), ("lora2", "peft"), ("lora2_from_512", "lora512"))
-            for key in ("seconds", "memory")
+            f"{a}/{b} {key}": ratio(a, b, key) for a, b in COMPARED for key in ("seconds", "memory")
         },
     }
 

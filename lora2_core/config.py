@@ -13,6 +13,7 @@ DTYPES = ("bf16", "fp16", "fp32")
 OPTIMIZERS = ("adamw", "adamw8bit", "adafactor", "prodigy")
 LR_SCHEDULERS = ("constant", "linear", "cosine", "cosine_with_restarts", "polynomial")
 TIMESTEP_BIASES = ("none", "earlier", "later", "range")
+OFFLOADS = ("auto", "none", "all")
 MAX_RANK = 512
 
 # [LoRA², section 4]: `paper` is the printed setting; the smaller two are this project's.
@@ -67,6 +68,7 @@ class TrainConfig:
     gradient_accumulation: int = 1
     dtype: str = "bf16"  # of autocast; fp16 adds a loss scaler, fp32 switches autocast off
     gradient_checkpointing: bool = True  # [LoRA², 4]
+    offload: str = "auto"  # blocks whose weights wait in main memory: as many as it takes to fit
     seed: int = 0
     optimizer: str = "adamw"  # of A and B; ν is always moved by AdamW
     lr_scheduler: str = "constant"  # of A and B's rate, diffusers' names; ν keeps its own
@@ -98,6 +100,12 @@ class TrainConfig:
         _one_of("init", self.init, ("printed", "fan_in"))
         _one_of("budget_precision", self.budget_precision, tuple(BYTES))
         _one_of("growth", self.growth, ("zero", "random"))
+        _one_of("offload", self.offload, OFFLOADS)
+        if self.offload == "all" and not self.gradient_checkpointing:
+            raise LoRA2Error(
+                "offload is 'all', but gradient_checkpointing is off, and every weight is needed "
+                "until its backward pass; switch it on, or set offload to 'none'"
+            )
         for name in ("steps", "batch_size", "gradient_accumulation", "entropy_queries", "r_init"):
             _at_least(name, getattr(self, name), 1)
         for name in ("lambda_r", "lambda_e", "weight_decay", "shrink_patience", "rank_rate"):

@@ -3,14 +3,19 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+import torch
+from torch import Tensor, nn
+
 from .adapter import capacity_for
 from .config import TrainConfig
 from .data import Batch, Example
 from .denoiser import Denoiser
 from .inject import ordered_adapters
 from .memory_trace import step_peak
+from .offload import gain
 
 CHECKPOINTING = "gradient_checkpointing"
+OFFLOAD = "offload all"
 
 _FP32 = 4  # bytes
 _MOMENTS = {"adamw": 8, "adamw8bit": 2, "adafactor": 0, "prodigy": 16}  # bytes a number
@@ -20,23 +25,26 @@ _COARSER, _LOW_RANK = 0.75, 16  # what is reckoned with as a lower resolution, a
 
 @dataclass(frozen=True)
 class MemoryNeed:
-    """Bytes. weights: of the network, as it holds them. adapters: rows and their optimiser's state,
-    by capacity. step: the most at once beside these: activations and gradients.
+    """Bytes on the device. weights: of the network, as it holds them. adapters: rows and their
+    optimiser's state, by capacity. step: the most at once beside these: activations and gradients.
+    waiting: not on the device but in main memory, of the network (offload.py).
     """
 
     weights: int
     adapters: int
     step: int
+    waiting: int = 0
 
     @property
     def total(self) -> int:
         return self.weights + self.adapters + self.step
 
     def __str__(self) -> str:
+        waiting = f", another {amount(self.waiting)} of which wait in main memory"
         return (
-            f"about {amount(self.total)} ({amount(self.weights)} for the model, "
-            f"{amount(self.adapters)} for the adapter and its optimiser, {amount(self.step)} for a "
-            "step)"
+            f"about {amount(self.total)} ({amount(self.weights)} for the model"
+            f"{waiting if self.waiting else ''}, {amount(self.adapters)} for the adapter and its "
+            f"optimiser, {amount(self.step)} for a step)"
         )
 
 
@@ -77,6 +85,9 @@ def savings(
     if not config.gradient_checkpointing:
         less = memory_need(denoiser, examples, replace(config, gradient_checkpointing=True), ranks)
         found[CHECKPOINTING] = now.total - less.total
+    elif denoiser.device.type != "cpu":
+        waiting = [block for block in denoiser.blocks if _waits(block, denoiser.device)]
+        found[OFFLOAD] = gain(denoiser.blocks) - gain(waiting)
     if config.batch_size > 1:
         found["batch_size 1"] = int(activations * (1 - 1 / config.batch_size))
     found[f"images of {_COARSER:g} times the side"] = int(activations * (1 - _COARSER**2))
@@ -87,6 +98,10 @@ def savings(
         found["the optimizer adamw8bit"] = now.adapters - _held(ranks, widths, smaller)
     worth = [(words, saved) for words, saved in found.items() if saved > _SMALL * now.total]
     return sorted(worth, key=lambda pair: -pair[1])
+
+
+def _waits(block: nn.Module, device: torch.device) -> bool:
+    return any(weight.device.type != device.type for weight in block.parameters())
 
 
 def _held(ranks: Sequence[int], widths: Sequence[int], config: TrainConfig) -> int:
@@ -106,11 +121,13 @@ def _widths(denoiser: Denoiser, config: TrainConfig) -> list[int]:
 
 
 def _largest(examples: Sequence[Example], batch_size: int) -> Batch:
+    """Of copies, as a run's batches are: a host's tensors may be closed to autograd."""
     largest = max(examples, key=lambda example: example.latent.numel())
+
+    def repeated(tensor: Tensor) -> Tensor:
+        return tensor.expand(batch_size, *tensor.shape[1:]).clone()
+
     return Batch(
-        largest.latent.expand(batch_size, *largest.latent.shape[1:]),
-        {
-            name: tensor.expand(batch_size, *tensor.shape[1:])
-            for name, tensor in largest.conditioning.items()
-        },
+        repeated(largest.latent),
+        {name: repeated(tensor) for name, tensor in largest.conditioning.items()},
     )

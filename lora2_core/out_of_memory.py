@@ -10,7 +10,7 @@ import torch
 from .data import Example
 from .denoiser import Denoiser
 from .errors import LoRA2Error
-from .memory import CHECKPOINTING, amount, savings
+from .memory import CHECKPOINTING, OFFLOAD, amount, savings
 from .train import Training
 
 
@@ -64,7 +64,7 @@ def _advice(training: Training, denoiser: Denoiser, examples: Sequence[Example])
         return "Close what else uses this device's memory, or choose a smaller model"
     told = [
         f"{words} would save about {amount(saved)}"
-        + (" (the run can go on with it)" if words == CHECKPOINTING else "")
+        + (" (the run can go on with it)" if words in (CHECKPOINTING, OFFLOAD) else "")
         for words, saved in found
     ]
     return f"What would need less: {'; '.join(told)}"

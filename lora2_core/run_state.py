@@ -21,7 +21,8 @@ from .file_header import read_header
 
 FORMAT = 1
 _KEY = "lora2_state"
-_FREE = ("steps", "gradient_checkpointing", "shrink_patience")  # change no step that was made
+# change no step that was made
+_FREE = ("steps", "gradient_checkpointing", "offload", "shrink_patience")
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,8 @@ def check_config(state: RunState, config: TrainConfig) -> None:
     """Raises LoRA2Error that lists every setting with which the run cannot go on.
 
     Free are only those that change no step that was made: steps (no fewer than were done),
-    gradient_checkpointing, shrink_patience. A setting that the state does not know is younger than
-    it; its default is what the run was begun with.
+    gradient_checkpointing, offload, shrink_patience. A setting that the state does not know is
+    younger than it; its default is what the run was begun with.
     """
     old = {f.name: f.default for f in fields(config)} | state.facts["config"]
     changed = [

@@ -1,6 +1,6 @@
 """A loaded SDXL or KOALA model in training: its weights on loan, and its data as examples."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from ..lora2_core.data import Example
 from ..lora2_core.errors import LoRA2Error
+from ..lora2_core.offload import in_main_memory, visiting
 
+_EVERYTHING = 1e30  # bytes to ask the host for, so that other models leave the GPU
 _BLOCKS = ("BasicTransformerBlock", "ResBlock")
 
 
@@ -178,17 +180,26 @@ class _Loan:
     def __init__(self, patcher, dtype: str):
         self._patchers = [patcher]
         self._dtype = dtype
+        self._waiting: list[nn.Module] = []  # blocks whose weights are in main memory
         self._held = ExitStack()
 
     def __enter__(self) -> "_Loan":
         # in one call, or the host might make room for one by moving another
-        comfy.model_management.load_models_gpu(self._patchers, force_full_load=True)
+        comfy.model_management.load_models_gpu(
+            self._patchers, memory_required=_EVERYTHING, force_full_load=True
+        )
+        device = self._patchers[0].load_device
         with ExitStack() as stack:  # all or nothing
+            if self._waiting:
+                stack.callback(_unload, device)  # what the host took for loaded is not
+            waiting = {module for block in self._waiting for module in block.modules()}
             for patcher in self._patchers:
-                stack.enter_context(_borrowed_weights(patcher.model))
+                stack.enter_context(_borrowed_weights(patcher.model, waiting))
             stack.enter_context(_computing_in(self._patchers[0].model, self._dtype))
+            stack.enter_context(visiting(self._waiting, device))
             stack.enter_context(_in_training())
             self._held = stack.pop_all()
+        comfy.model_management.soft_empty_cache()
         return self
 
     def __exit__(self, *_) -> None:
@@ -198,6 +209,15 @@ class _Loan:
         """Borrows another model's weights, too, until the loan ends."""
         self._held.close()
         self._patchers.append(patcher)
+        self.__enter__()
+
+    def offload(self, blocks: Sequence[nn.Module]) -> None:
+        """Has the weights of these blocks wait in main memory until the loan ends.
+
+        The host then finds the models unloaded, and loads them as it needs them.
+        """
+        self._held.close()
+        self._waiting = list(blocks)
         self.__enter__()
 
     @contextmanager
@@ -226,9 +246,14 @@ class _Loan:
             ) from error
 
 
+def _unload(device: torch.device) -> None:
+    comfy.model_management.free_memory(_EVERYTHING, device)
+
+
 @contextmanager
-def _borrowed_weights(model: nn.Module) -> Iterator[None]:
-    """Every weight as a normal tensor over the memory of the host's, which may be inference ones.
+def _borrowed_weights(model: nn.Module, waiting: Set[nn.Module]) -> Iterator[None]:
+    """Every weight as a normal tensor over the memory of the host's, which may be inference ones;
+    those of the modules in `waiting` as copies in main memory, which are all that is left of them.
 
     Raises LoRA2Error if weights are quantised.
     """
@@ -239,8 +264,13 @@ def _borrowed_weights(model: nn.Module) -> Iterator[None]:
                 for name, tensor in store.items():
                     if tensor is None:
                         continue
+                    is_parameter = store is module._parameters
+                    alias = _alias(tensor, is_parameter)
+                    if module in waiting:
+                        kept = in_main_memory(alias)
+                        alias = tensor = nn.Parameter(kept, False) if is_parameter else kept
                     originals.append((store, name, tensor))
-                    store[name] = _alias(tensor, store is module._parameters)
+                    store[name] = alias
         yield
     finally:
         for store, name, tensor in originals:

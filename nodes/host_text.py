@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..lora2_core.data import Example
 from ..lora2_core.errors import LoRA2Error
+from ..lora2_core.memory_trace import has_shape_alone
 from ..lora2_core.text_encoders import TOKENS, WithText
 from .host_model import HostDenoiser, in_full
 
@@ -115,6 +116,9 @@ def text_trainable(denoiser: HostDenoiser, clip) -> Iterator[HostWithText]:
 
 
 def _pairs(tokens: Tensor) -> list[list[tuple[int, float]]]:
+    if has_shape_alone(tokens):  # a step that is counted: one text is as good as another
+        chunks, length, _ = tokens.shape
+        return [[(0, 1.0)] * length] * chunks
     return [[(int(token), weight) for token, weight in chunk] for chunk in tokens.tolist()]
 
 

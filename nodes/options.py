@@ -2,7 +2,13 @@
 
 from comfy_api.latest import io
 
-from ..lora2_core.config import LR_SCHEDULERS, OPTIMIZERS, TIMESTEP_BIASES, TrainConfig
+from ..lora2_core.config import (
+    LR_SCHEDULERS,
+    OFFLOADS,
+    OPTIMIZERS,
+    TIMESTEP_BIASES,
+    TrainConfig,
+)
 from .sockets import ADVANCED, CATEGORY, TrainOptions
 
 _D = TrainConfig()
@@ -149,6 +155,15 @@ def _inputs() -> list:
             optional=True,
             extra_dict=ADVANCED,
             tooltip="polynomial: its exponent. 1 is a straight line.",
+        ),
+        choice(
+            "offload",
+            options=list(OFFLOADS),
+            default=_D.offload,
+            optional=True,
+            extra_dict=ADVANCED,
+            tooltip="Blocks of the model whose weights wait in main memory until they are computed "
+            "with: less GPU memory, more time. auto: as many as it takes to fit.",
         ),
     ]
 

@@ -9,9 +9,11 @@ from ..lora2_core import adapter_file, rank_map, rank_report
 from ..lora2_core.config import DTYPES, MAX_RANK, METHODS, PRESETS, TARGETS, TrainConfig
 from ..lora2_core.data import batches, check_examples
 from ..lora2_core.errors import LoRA2Error
-from ..lora2_core.memory import amount, memory_need
+from ..lora2_core.memory import amount
+from ..lora2_core.offload import weights_of
 from ..lora2_core.out_of_memory import explained
 from ..lora2_core.packing import pack_result
+from ..lora2_core.room import room_for
 from ..lora2_core.run_folder import RunFolder, run_kept
 from ..lora2_core.run_state import RunState
 from ..lora2_core.train import Training, TrainingDiverged
@@ -352,8 +354,7 @@ class LoRA2Train(io.ComfyNode):
                 if preview is not None:
                     previews = preview[0].previews(folder, denoiser, progress)
                 everything = [*data, *prior]
-                if denoiser.device.type != "cpu":
-                    _tell_need(training, denoiser, everything, progress)
+                _make_room(training, denoiser, everything, progress)
                 with explained(
                     training,
                     denoiser,
@@ -402,17 +403,22 @@ def _captioned(examples: list, clip, captions: list[str] | None, name: str) -> l
     return with_captions(examples, clip, captions, "images")
 
 
-def _tell_need(training: Training, denoiser, examples, progress: host.Progress) -> None:
-    """Logs what the run needs of the GPU, and warns on the page if that is not there."""
-    try:
-        need = memory_need(denoiser, examples, training.config, training.starts)
-    except Exception as error:  # an estimate must not stop what it speaks of
-        logging.info(f"LoRA² cannot tell how much memory this network needs ({error})")
+def _make_room(training: Training, denoiser, examples, progress: host.Progress) -> None:
+    """Says what the run needs of the GPU, and moves what does not fit to main memory."""
+    on_gpu = denoiser.device.type != "cpu"
+    if not on_gpu and training.config.offload != "all":
         return
-    free = host.available_memory() + need.weights + need.adapters  # these are there already
-    logging.info(f"LoRA² needs {need}; {amount(free)} there")
-    if need.total > free:
-        progress.trouble(f"This may run out of memory: it needs {need}, of {amount(free)}")
+    room = room_for(training, denoiser, examples, host.available_memory() if on_gpu else None)
+    logging.info(f"LoRA² {room.words}")
+    if room.waiting:
+        denoiser.loan.offload(room.waiting)
+        waiting = amount(sum(map(weights_of, room.waiting)))
+        if training.config.offload == "auto":
+            progress.trouble(
+                f"To fit, {waiting} of the model wait in main memory: steps take longer"
+            )
+    if room.short:
+        progress.trouble(f"This may run out of memory: it {room.words}")
 
 
 def _where(training: Training, folder: RunFolder) -> str:

@@ -13,16 +13,17 @@ from .. import adapter_file, rank_map
 from ..backbones.pictures import read_folder
 from ..backbones.pipeline import RESOLUTION, load_checkpoint, load_folder
 from ..captions import with_trigger
-from ..config import AC_MODES, DTYPES, METHODS, PRESETS, TARGETS, TrainConfig
+from ..config import AC_MODES, DTYPES, METHODS, OFFLOADS, PRESETS, TARGETS, TrainConfig
 from ..data import Example, batches, check_examples
 from ..demo_model.backbone import DemoBackbone
 from ..demo_model.shapes import PICTURE
 from ..denoiser import Denoiser
 from ..errors import LoRA2Error
 from ..file_layout import PRECISIONS
-from ..memory import amount, memory_need
+from ..offload import move_out, visiting
 from ..out_of_memory import explained
 from ..packing import pack_result
+from ..room import Room, room_for
 from ..run_folder import RunFolder, run_kept
 from ..train import Training, TrainingDiverged
 from . import knobs, samples
@@ -192,6 +193,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_false",
         help="faster, with more memory",
     )
+    method.add_argument(
+        "--offload",
+        choices=OFFLOADS,
+        default=_D.offload,
+        help="blocks whose weights wait in main memory until they are computed with, which takes "
+        "time and saves GPU memory; auto: as many as it takes to fit",
+    )
     method.add_argument("--seed", type=int, default=_D.seed)
     method.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     knobs.add_arguments(parser)
@@ -235,18 +243,30 @@ def run(options: argparse.Namespace) -> None:
     }
     training = Training(backbone.denoiser, order, config, ranks)
     denoiser, examples = backbone.denoiser, [*own, *prior]
-    if options.estimate or denoiser.device.type == "cuda":
-        print(_need(training, denoiser, examples), flush=True)
-    if options.estimate:
-        return
+    waiting = []
+    if options.estimate or config.offload == "all" or denoiser.device.type == "cuda":
+        room = _room(training, denoiser, examples)
+        short = "; this may run out of memory" if room.short else ""
+        print(f"{room.words}{short}", flush=True)
+        if options.estimate:
+            return
+        waiting = room.waiting
+        move_out(waiting)
     folder = RunFolder(_run_path(options), **facts)
     _begin(training, folder, options)
     previews = None
     if paint is not None:
         previews = samples.previews(training, folder, paint, options, warn)
     try:
-        with explained(
-            training, denoiser, examples, lambda: _where(training, folder), torch.cuda.empty_cache
+        with (
+            visiting(waiting, denoiser.device),
+            explained(
+                training,
+                denoiser,
+                examples,
+                lambda: _where(training, folder),
+                torch.cuda.empty_cache,
+            ),
         ):
             result = run_kept(training, folder, options.save_every, Progress(), warn, previews)
     except TrainingDiverged as error:
@@ -314,6 +334,7 @@ def _config(options: argparse.Namespace) -> TrainConfig:
         "gradient_accumulation",
         "dtype",
         "gradient_checkpointing",
+        "offload",
         "seed",
     )
     chosen = {name: getattr(options, name) for name in names}
@@ -368,16 +389,10 @@ def _begin(training: Training, folder: RunFolder, options: argparse.Namespace) -
         )
 
 
-def _need(training: Training, denoiser: Denoiser, examples: list[Example]) -> str:
-    try:
-        need = memory_need(denoiser, examples, training.config, training.starts)
-    except Exception as error:  # an estimate must not stop what it speaks of
-        return f"cannot tell how much memory this network needs ({error})"
-    if denoiser.device.type != "cuda":
-        return f"needs {need}"
-    free = torch.cuda.mem_get_info(denoiser.device)[0] + need.weights + need.adapters
-    short = "; this may run out of memory" if need.total > free else ""
-    return f"needs {need}, of {amount(free)}{short}"
+def _room(training: Training, denoiser: Denoiser, examples: list[Example]) -> Room:
+    on_gpu = denoiser.device.type == "cuda"
+    free = torch.cuda.mem_get_info(denoiser.device)[0] if on_gpu else None
+    return room_for(training, denoiser, examples, free)
 
 
 def _where(training: Training, folder: RunFolder) -> str:

@@ -97,6 +97,13 @@ def test_counting_changes_nothing():
     assert not any("forward" in vars(m) or m._forward_hooks for m in model.network.modules())
 
 
+def test_examples_that_a_host_made_without_autograd_are_counted_alike():
+    with torch.inference_mode():
+        made = Example(EXAMPLE.latent.clone(), {"context": EXAMPLE.conditioning["context"].clone()})
+    needs = [memory.memory_need(denoiser(), [e], BASE, [4] * 24) for e in (EXAMPLE, made)]
+    assert needs[0] == needs[1]
+
+
 @pytest.mark.parametrize("method", ["lora2", "lora"])
 @pytest.mark.parametrize("rank", [3, 8, 9, 12])
 def test_the_adapters_part_is_what_their_rows_and_moments_take(method, rank):

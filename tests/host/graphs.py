@@ -28,6 +28,10 @@ SETTINGS = {
     "lambda_r": 1e-6,
     "training_dtype": "fp32",
 }
+OPTIONS = {
+    "optimizer": "adamw", "lr_scheduler": "constant", "lr_warmup_steps": 0, "min_snr_gamma": 0.0,
+    "noise_offset": 0.0, "caption_dropout": 0.0, "repeats": 1, "ema_decay": 0.0,
+}  # fmt: skip
 # of the sampler, for LoRA2Preview and drawn_with
 PREVIEW = {"seed": 9, "steps": 2, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal"}
 

@@ -6,11 +6,6 @@ from host import graphs
 from host.comfy_host import NodeFailed
 from safetensors.torch import load_file
 
-DEFAULTS = {
-    "optimizer": "adamw", "lr_scheduler": "constant", "lr_warmup_steps": 0, "min_snr_gamma": 0.0,
-    "noise_offset": 0.0, "caption_dropout": 0.0, "repeats": 1, "ema_decay": 0.0,
-}  # fmt: skip
-
 
 def begun(host, options=None, *, empty=False, caption=None, **settings):
     """A graph that trains for a few steps, with LoRA² Options if there are any."""
@@ -19,7 +14,7 @@ def begun(host, options=None, *, empty=False, caption=None, **settings):
         "clip"
     ]
     if options is not None:
-        inputs = DEFAULTS | options
+        inputs = graphs.OPTIONS | options
         if empty:
             inputs["empty"] = graph.node("CLIPTextEncode", clip=clip, text="")[0]
         graph[train.id]["inputs"]["options"] = graph.node("LoRA2Options", **inputs)[0]

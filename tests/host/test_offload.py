@@ -1,0 +1,95 @@
+"""Weights that wait in main memory: the host's model is trained alike, and is whole afterwards.
+
+On a CPU nothing travels, but as on a GPU the host's weights are replaced by copies, and it finds
+the model unloaded.
+"""
+
+import pytest
+import torch
+from host import graphs
+from host.comfy_host import NodeFailed
+from safetensors.torch import load_file
+
+STEPS = 4
+
+
+def begun(host, offload, **settings):
+    graph, train = graphs.training(host, **({"steps": STEPS, "seed": 61} | settings))
+    options = graph.node("LoRA2Options", **(graphs.OPTIONS | {"offload": offload}))
+    graph[train.id]["inputs"]["options"] = options[0]
+    return graph, train
+
+
+def with_lora(host, graph, train):
+    """Trains on a model that has a LoRA already, which the host adds to the weights it loads."""
+    inputs = graph[train.id]["inputs"]
+    name = graphs.random_lora(host, "before", seed=4, ranks=(4, 2), size=0.05)
+    loader = graph.node(
+        "LoraLoaderModelOnly", model=inputs["model"], lora_name=name, strength_model=1.0
+    )
+    inputs["model"] = loader[0]
+
+
+def with_text(host, graph, train):
+    """Text encoders are trained, too."""
+    inputs = graph[train.id]["inputs"]
+    inputs |= {"clip": [inputs["model"][0], 1], "captions": "a photo of a sks dog"}
+
+
+def with_preview(host, graph, train):
+    inputs = graph[train.id]["inputs"]
+    clip, vae = [inputs["model"][0], 1], [inputs["model"][0], 2]
+    words = graph.node("CLIPTextEncode", clip=clip, text="a sks dog")
+    preview = graph.node(
+        "LoRA2Preview", vae=vae, positive=words[0], every=2, width=128, height=96, **graphs.PREVIEW
+    )
+    inputs["preview"] = preview[0]
+
+
+def plain(host, graph, train):
+    pass
+
+
+def trained(host, offload, change):
+    graph, train = begun(host, offload, run=f"offload_{offload}_{change.__name__}")
+    change(host, graph, train)
+    node = graphs.save(graph, train, f"offload_{offload}")
+    run = host.run(graph)
+    return load_file(graphs.saved_file(host, run, node)), run.log
+
+
+@pytest.mark.parametrize("change", [plain, with_lora, with_text, with_preview])
+def test_the_adapter_is_the_same_bit_for_bit_and_the_host_draws_as_before(host, change):
+    before = graphs.sample(host)
+    stays, log = trained(host, "none", change)
+    assert "wait in main memory" not in log
+    waits, log = trained(host, "all", change)
+    assert "of which wait in main memory" in log
+    assert stays.keys() == waits.keys()
+    assert all(torch.equal(stays[key], waits[key]) for key in stays)
+    graphs.forget(host)
+    assert torch.equal(graphs.sample(host), before)
+
+
+def test_a_run_that_is_cancelled_leaves_the_model_whole_and_goes_on(host):
+    before = graphs.sample(host)
+    graph, train = begun(host, "all", run="offload_cut")
+    graphs.save(graph, train, "offload_cut")
+
+    def cancel(kind, data):
+        if kind == "progress" and data["node"] == train.id and data["value"] == 2:
+            host.interrupt()
+
+    assert host.run(graph, on_event=cancel).interrupted
+    assert torch.equal(graphs.sample(host), before)
+    # on with all weights in their place
+    graph, train = begun(host, "none", run="offload_cut", resume="offload_cut_00001")
+    steps = graph.node("PreviewAny", source=train[3])
+    assert host.run(graph).outputs[steps.id]["text"] == [str(STEPS)]
+
+
+def test_what_cannot_save_memory_is_refused(host):
+    graph, train = begun(host, "all", gradient_checkpointing=False)
+    graphs.save(graph, train, "refused")
+    with pytest.raises(NodeFailed, match="gradient_checkpointing is off"):
+        host.run(graph)
