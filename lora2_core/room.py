@@ -10,7 +10,6 @@ from .data import Example
 from .denoiser import Denoiser
 from .memory import MemoryNeed, amount, memory_need
 from .offload import blocks_for, gain, weights_of
-from .train import Training
 
 _MARGIN = 0.08  # of the count: so much more torch's allocator took from an H100
 
@@ -27,23 +26,27 @@ class Room:
 
 
 def room_for(
-    training: Training, denoiser: Denoiser, examples: Sequence[Example], free: int | None
+    denoiser: Denoiser,
+    config: TrainConfig,
+    examples: Sequence[Example],
+    ranks: Sequence[int],
+    free: int | None,
 ) -> Room:
-    """By config.offload, before the first step and with nothing waiting yet.
+    """By config.offload, before there are adapters, and with nothing waiting yet.
 
-    free: bytes of the device beside the network and the adapters, which are there already; None if
-    the device is the CPU. A network of which the need cannot be told gets the benefit of the doubt.
+    ranks: train.starting_ranks. free: bytes of the device beside the network, which is there
+    already; None if the device is the CPU. A network of which the need cannot be told gets the
+    benefit of the doubt.
     """
-    config = training.config
     try:
-        need = memory_need(denoiser, examples, config, training.starts)
+        need = memory_need(denoiser, examples, config, ranks)
     except Exception as error:  # an estimate must not stop what it speaks of
         told = f"cannot tell how much memory this network needs ({error})"
         return Room(_waiting(denoiser, config, 0), told, False)
     if free is None:
         waiting = _waiting(denoiser, config, 0)
         return Room(waiting, f"needs {with_waiting(need, waiting)}", False)
-    free += need.weights + need.adapters
+    free += need.weights
     waiting = _waiting(denoiser, config, _with_margin(need) - free)
     need = with_waiting(need, waiting)
     return Room(waiting, f"needs {need}; {amount(free)} there", _with_margin(need) > free)

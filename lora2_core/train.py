@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from . import rank_map
+from .adapter import Adapter
 from .config import MAX_RANK, TrainConfig
 from .data import Batch
 from .denoiser import Denoiser
@@ -21,6 +22,7 @@ from .forward import DTYPES, entropy_probe, forward, watched
 from .half import half_factors
 from .inject import attached, ordered_adapters
 from .methods import METHODS
+from .methods.method import Method
 from .optimizer import RowOptimizer
 from .optimizers import make_optimizer
 from .run_state import RunState, check_config
@@ -111,23 +113,14 @@ class Training:
         self._denoiser = denoiser
         self._batches = batches
         self._generator = torch.Generator().manual_seed(config.seed)
-        kind = METHODS[config.method]
-        adapters = ordered_adapters(
-            denoiser, config.targets, kind.highest_rank(config), config.optimizer == "adamw"
-        )
-        self._adapters = adapters
-        self._components = tuple(
-            (denoiser.module_name(adapter.name), tuple(adapter.layer.weight.shape))
-            for adapter in adapters
-        )
-        starts = None if ranks is None else rank_map.starts(ranks, self._components, config.r_init)
-        self._overhead = _overhead(self._components, config)
-        self._method = kind(config, adapters, starts, self._overhead)
+        self._adapters, self._components, self._method = _planned(denoiser, config, ranks)
+        self._overhead = self._method.overhead
+        self.starts = self._method.first_ranks()  # of the components
         self._method.start(self._generator)
-        self._optimizer = make_optimizer(config, adapters, self._method.rho)
+        self._optimizer = make_optimizer(config, self._adapters, self._method.rho)
         self._average = None
         if config.ema_decay > 0:
-            self._average = AdapterAverage(adapters, config.ema_decay)
+            self._average = AdapterAverage(self._adapters, config.ema_decay)
         self._rate_factor = rate_factor(config)
         self._level_weights = level_weights(config, denoiser.timesteps)
         enabled = config.dtype == "fp16"
@@ -164,11 +157,6 @@ class Training:
                 if on_step is not None:
                     on_step(self._info(entropy))
         return self.result()
-
-    @property
-    def starts(self) -> list[int]:
-        """Rank that each component starts from."""
-        return list(self._method.starts)
 
     @contextmanager
     def sampled(self) -> Iterator[None]:
@@ -360,6 +348,29 @@ def train(
 ) -> TrainResult:
     """A Training from its first step to its last."""
     return Training(denoiser, batches, config, ranks).run(on_step)
+
+
+def starting_ranks(
+    denoiser: Denoiser, config: TrainConfig, ranks: Mapping[str, int] | None = None
+) -> list[int]:
+    """Rank that each component of a Training would start from; raises what that raises."""
+    return _planned(denoiser, config, ranks)[2].first_ranks()
+
+
+def _planned(
+    denoiser: Denoiser, config: TrainConfig, ranks: Mapping[str, int] | None
+) -> tuple[list[Adapter], tuple[tuple[str, tuple[int, ...]], ...], Method]:
+    """Adapters, still without rows, module name and weight shape of each, and the method."""
+    kind = METHODS[config.method]
+    adapters = ordered_adapters(
+        denoiser, config.targets, kind.highest_rank(config), config.optimizer == "adamw"
+    )
+    components = tuple(
+        (denoiser.module_name(adapter.name), tuple(adapter.layer.weight.shape))
+        for adapter in adapters
+    )
+    starts = None if ranks is None else rank_map.starts(ranks, components, config.r_init)
+    return adapters, components, kind(config, adapters, starts, _overhead(components, config))
 
 
 def _overhead(components: Sequence[tuple[str, tuple[int, ...]]], config: TrainConfig) -> int:

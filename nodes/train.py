@@ -16,7 +16,7 @@ from ..lora2_core.packing import pack_result
 from ..lora2_core.room import room_for
 from ..lora2_core.run_folder import RunFolder, run_kept
 from ..lora2_core.run_state import RunState
-from ..lora2_core.train import Training, TrainingDiverged
+from ..lora2_core.train import Training, TrainingDiverged, starting_ranks
 from . import host
 from .host_model import check_trainable, examples, latent_channels, trainable
 from .host_text import text_trainable, with_captions
@@ -348,13 +348,14 @@ class LoRA2Train(io.ComfyNode):
                     config.steps, cls.hidden.unique_id, cls.hidden.extra_pnginfo
                 ) as progress,
             ):
-                training = Training(denoiser, order, config, ranks and rank_map.of_report(ranks))
+                everything = [*data, *prior]
+                ranks = ranks and rank_map.of_report(ranks)
+                _make_room(denoiser, config, everything, ranks, progress)
+                training = Training(denoiser, order, config, ranks)
                 if state is not None:
                     training.restore(state)
                 if preview is not None:
                     previews = preview[0].previews(folder, denoiser, progress)
-                everything = [*data, *prior]
-                _make_room(training, denoiser, everything, progress)
                 with explained(
                     training,
                     denoiser,
@@ -403,17 +404,19 @@ def _captioned(examples: list, clip, captions: list[str] | None, name: str) -> l
     return with_captions(examples, clip, captions, "images")
 
 
-def _make_room(training: Training, denoiser, examples, progress: host.Progress) -> None:
+def _make_room(denoiser, config: TrainConfig, examples, ranks, progress: host.Progress) -> None:
     """Says what the run needs of the GPU, and moves what does not fit to main memory."""
     on_gpu = denoiser.device.type != "cpu"
-    if not on_gpu and training.config.offload != "all":
+    if not on_gpu and config.offload != "all":
         return
-    room = room_for(training, denoiser, examples, host.available_memory() if on_gpu else None)
+    starts = starting_ranks(denoiser, config, ranks)
+    free = host.available_memory() if on_gpu else None
+    room = room_for(denoiser, config, examples, starts, free)
     logging.info(f"LoRA² {room.words}")
     if room.waiting:
         denoiser.loan.offload(room.waiting)
-        waiting = amount(sum(map(weights_of, room.waiting)))
-        if training.config.offload == "auto":
+        if config.offload == "auto":
+            waiting = amount(sum(map(weights_of, room.waiting)))
             progress.trouble(
                 f"To fit, {waiting} of the model wait in main memory: steps take longer"
             )

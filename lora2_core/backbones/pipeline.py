@@ -31,16 +31,25 @@ _PIPELINE = "StableDiffusionXLPipeline"
 class PipelineBackbone:
     """A pipeline's UNet as a denoiser, and its encoders for pictures and captions.
 
-    denoiser: meets denoiser.Denoiser. channels: of its latents. text_encoders: whether they are to
-    be trained, too.
+    denoiser: meets denoiser.Denoiser; its UNet comes to `device` with forget_encoders, so that they
+    are not there at once. channels: of its latents. text_encoders: whether they are to be trained,
+    too.
     """
 
-    def __init__(self, pipeline: StableDiffusionXLPipeline, text_encoders: bool = False):
+    def __init__(
+        self,
+        pipeline: StableDiffusionXLPipeline,
+        device: torch.device,
+        text_encoders: bool = False,
+    ):
         config = pipeline.scheduler.config
         _check_schedule(config)
         if pipeline.vae.dtype != torch.float32:
             pipeline.vae.to(torch.float32)  # SDXL's overflows in fp16
+        for part in (pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
+            part.to(device)
         self._pipeline = pipeline
+        self._device = device
         self.channels: int = pipeline.unet.config.in_channels
         unet = DiffusersUNet(pipeline.unet, config.prediction_type == "v_prediction")
         self.denoiser: Denoiser = unet
@@ -112,8 +121,12 @@ class PipelineBackbone:
         return paint
 
     def forget_encoders(self) -> None:
-        """Frees VAE and text encoders, once everything is encoded; not the VAE of a painter."""
+        """Makes room for the UNet, once everything is encoded: VAE and text encoders go, unless a
+        painter or the training itself needs them.
+        """
+        unet = self._pipeline.unet
         del self._pipeline
+        unet.to(self._device)
 
 
 @torch.no_grad()
@@ -163,7 +176,7 @@ def load_folder(
             f"{folder} holds a UNet of {pipeline.unet.config.in_channels} input channels, which "
             "cannot be trained; give SDXL or KOALA"
         )
-    return PipelineBackbone(pipeline.to(device), text_encoders)
+    return PipelineBackbone(pipeline, device, text_encoders)
 
 
 def load_checkpoint(
@@ -198,7 +211,7 @@ def load_checkpoint(
             torch_dtype=dtype,
             local_files_only=True,
         )
-    return PipelineBackbone(pipeline.to(device), text_encoders)
+    return PipelineBackbone(pipeline, device, text_encoders)
 
 
 @contextmanager

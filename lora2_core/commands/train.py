@@ -25,7 +25,7 @@ from ..out_of_memory import explained
 from ..packing import pack_result
 from ..room import Room, room_for
 from ..run_folder import RunFolder, run_kept
-from ..train import Training, TrainingDiverged
+from ..train import Training, TrainingDiverged, starting_ranks
 from . import knobs, samples
 from .folders import make_folder
 from .progress import Progress, warn
@@ -241,17 +241,17 @@ def run(options: argparse.Namespace) -> None:
         "resolution": (side, side),
         "started_at": started,
     }
-    training = Training(backbone.denoiser, order, config, ranks)
     denoiser, examples = backbone.denoiser, [*own, *prior]
     waiting = []
     if options.estimate or config.offload == "all" or denoiser.device.type == "cuda":
-        room = _room(training, denoiser, examples)
+        room = _room(denoiser, config, examples, starting_ranks(denoiser, config, ranks))
         short = "; this may run out of memory" if room.short else ""
         print(f"{room.words}{short}", flush=True)
         if options.estimate:
             return
         waiting = room.waiting
         move_out(waiting)
+    training = Training(denoiser, order, config, ranks)
     folder = RunFolder(_run_path(options), **facts)
     _begin(training, folder, options)
     previews = None
@@ -389,10 +389,14 @@ def _begin(training: Training, folder: RunFolder, options: argparse.Namespace) -
         )
 
 
-def _room(training: Training, denoiser: Denoiser, examples: list[Example]) -> Room:
+def _room(
+    denoiser: Denoiser, config: TrainConfig, examples: list[Example], ranks: list[int]
+) -> Room:
     on_gpu = denoiser.device.type == "cuda"
+    if on_gpu:
+        torch.cuda.empty_cache()  # of encoders that are gone
     free = torch.cuda.mem_get_info(denoiser.device)[0] if on_gpu else None
-    return room_for(training, denoiser, examples, free)
+    return room_for(denoiser, config, examples, ranks, free)
 
 
 def _where(training: Training, folder: RunFolder) -> str:

@@ -78,6 +78,10 @@ class AdaptiveRank(Method):
     def highest_rank(config: TrainConfig) -> int:
         return config.r_max
 
+    def first_ranks(self) -> list[int]:
+        """What a budget makes of the ranks that were asked for."""
+        return self._read_ranks()[0]
+
     def start(self, generator: torch.Generator) -> None:
         """Gives every adapter its first rows at r_init [section 3.3.1]."""
         ranks, nus = self._read_ranks()

@@ -15,8 +15,8 @@ Factors = tuple[Tensor, Tensor]  # down [rank, n…] and up [m, rank…], fp32 o
 class Method:
     """Fixed ranks, no term in the loss: what a method does not override stays plain LoRA's.
 
-    ranks: what each adapter starts from, in their order; None: r_init for all. overhead: bytes of
-    the finished file beside its rows. rho: the learned ρ of all adapters [L], or None.
+    ranks: what each adapter is to start from, in their order; None: r_init for all. overhead: bytes
+    of the finished file beside its rows. rho: the learned ρ of all adapters [L], or None.
     uses_entropy: whether the loss has the cross-attention term.
     """
 
@@ -43,9 +43,13 @@ class Method:
         """The largest rank that a run may reach."""
         return config.r_init
 
+    def first_ranks(self) -> list[int]:
+        """The rank that every adapter has after `start`."""
+        return list(self.starts)
+
     def start(self, generator: torch.Generator) -> None:
         """Gives every adapter its first rows: A ~ U(±1/√n) as in peft and kohya, B = 0."""
-        for adapter, rank in zip(self.adapters, self.starts, strict=True):
+        for adapter, rank in zip(self.adapters, self.first_ranks(), strict=True):
             rows = uniform_rows(adapter, rank, generator)
             adapter.set_rank(rank, rows, torch.zeros(rank, adapter.out_features))
 

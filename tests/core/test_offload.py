@@ -21,7 +21,7 @@ from lora2_core.memory import OFFLOAD, memory_need, savings
 from lora2_core.memory_trace import _Live
 from lora2_core.offload import blocks_for, gain, move_out, visiting, weights_of
 from lora2_core.room import room_for
-from lora2_core.train import Training
+from lora2_core.train import Training, starting_ranks
 
 EXAMPLE = Example(torch.randn(1, 4, 16, 16), {"context": torch.randn(1, 7, 12)})
 GPU = torch.device("meta")  # a device other than the CPU, if without numbers
@@ -191,10 +191,10 @@ def test_as_few_blocks_wait_as_it_takes():
 
 def room(free, config=BASE):
     model = toy.ToyDenoiser(width=64, blocks=6)
-    training = Training(model, data(), config)
-    need = memory_need(model, [EXAMPLE], config, training.starts)
-    there = need.weights + need.adapters
-    return room_for(training, model, [EXAMPLE], free(need) - there), model, need
+    starts = starting_ranks(model, config)
+    need = memory_need(model, [EXAMPLE], config, starts)
+    beside = free(need) - need.weights
+    return room_for(model, config, [EXAMPLE], starts, beside), model, need
 
 
 def test_what_fits_stays_and_what_does_not_waits():
@@ -220,8 +220,8 @@ def test_offload_is_a_choice():
     everything, model, _ = room(lambda need: 2 * need.total, replace(BASE, offload="all"))
     assert everything.waiting == model.blocks and not everything.short
     assert room(scarce, replace(BASE, gradient_checkpointing=False))[0].waiting == []
-    training = Training(model, data(), BASE)
-    assert room_for(training, model, [EXAMPLE], None).waiting == []  # main memory itself
+    # main memory itself
+    assert room_for(model, BASE, [EXAMPLE], [4] * 48, None).waiting == []
     with pytest.raises(LoRA2Error, match="'all', but gradient_checkpointing is off"):
         TrainConfig(offload="all", gradient_checkpointing=False)
     with pytest.raises(LoRA2Error, match="offload is 'half'; choose one of auto, none, all"):
@@ -234,11 +234,11 @@ def test_what_cannot_be_estimated_is_left_alone(monkeypatch):
 
     monkeypatch.setattr("lora2_core.room.memory_need", fails)
     model = toy.ToyDenoiser()
-    told = room_for(Training(model, data(), BASE), model, [EXAMPLE], 0)
+    told = room_for(model, BASE, [EXAMPLE], [4] * 16, 0)
     assert told.waiting == [] and not told.short
     assert told.words == "cannot tell how much memory this network needs (no shapes)"
     config = replace(BASE, offload="all")
-    assert room_for(Training(model, data(), config), model, [EXAMPLE], 0).waiting == model.blocks
+    assert room_for(model, config, [EXAMPLE], [4] * 16, 0).waiting == model.blocks
 
 
 def advised(model, config=BASE):

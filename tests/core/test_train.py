@@ -14,7 +14,7 @@ from toy_runs import BASE, Stop, data, run, same_bits, stop_at
 
 from lora2_core.errors import LoRA2Error
 from lora2_core.optimizer import RowAdamW
-from lora2_core.train import TrainingDiverged, train
+from lora2_core.train import Training, TrainingDiverged, starting_ranks, train
 
 
 @pytest.mark.parametrize("method", ["lora2", "ac_lora", "lora"])
@@ -294,3 +294,24 @@ def test_a_step_costs_two_copies_to_the_host_however_many_components(monkeypatch
     """One for all ranks and ν, one for loss, entropy and norm; on a GPU each waits for it."""
     assert host_copies(monkeypatch, blocks=1, steps=8) == [2] * 7
     assert host_copies(monkeypatch, blocks=4, steps=8) == [2] * 7
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"method": "lora", "r_init": 3},
+        {"method": "ac_lora"},
+        {"budget_mb": 0.1},
+        {"targets": "all_linear", "r_max": 4},
+    ],
+    ids=["lora2", "lora", "ac_lora", "budget", "every layer"],
+)
+def test_the_ranks_that_a_run_starts_from_are_known_before_it(changes):
+    config = replace(BASE, **changes)
+    model = toy.ToyDenoiser()
+    some = {f"lora_unet_toy_blocks_{name}": 2 for name in ("0_attn1_to_q", "1_attn2_to_v")}
+    for ranks in (None, some):
+        training = Training(model, data(), config, ranks)
+        assert starting_ranks(model, config, ranks) == training.starts
+        assert [adapter.rank for adapter in training._adapters] == training.starts
