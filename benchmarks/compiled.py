@@ -1,6 +1,6 @@
 """What torch.compile does for a training step: its time, and what compiling takes while ranks move.
 
-python benchmarks/compiled.py [--steps 40] [--out benchmarks/results/NAME.json]
+python benchmarks/compiled.py [--steps 24] [--out benchmarks/results/NAME.json]
 
 The UNet of train_step.py. Compiled is what the network spends its time in, the forward pass of its
 transformer and residual blocks with the adapters on them, so that checkpointing and the entropy
@@ -11,6 +11,7 @@ and stay as they are for the last ten steps, whose median is the time of a step.
 import argparse
 import itertools
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -67,7 +68,7 @@ def measure(variant: str, steps: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -77,7 +78,8 @@ def main() -> None:
     report: dict = {"machine": train_step.machine(), "torch": torch.__version__, "variants": {}}
     for variant in VARIANTS:
         command = [sys.executable, __file__, "--variant", variant, "--steps", str(options.steps)]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        env = dict(os.environ) | {"TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}  # of earlier runs
+        done = subprocess.run(command, check=True, capture_output=True, text=True, env=env)
         report["variants"][variant] = json.loads(done.stdout.splitlines()[-1])
         print(variant, report["variants"][variant], flush=True)
     report["ratios"] = {

@@ -7,8 +7,10 @@ variants take turns, and figures are medians. PEFT trains as diffusers' DreamBoo
 adapters in fp32, autocast, a fused AdamW. LoRA² runs with its ranks moving, but by the loss alone
 and at a tenth of the usual rate, so that their mean stays where it began. `busy` is how long the
 GPU computed in a step: where that is far below the step's time, the processor that launches its
-kernels is what is measured. Each of the step's savings is timed without it as well. With `--cap 8`
-torch may hold no more than that many gigabytes, and nothing but whether training fits is told.
+kernels is what is measured. LoRA² is timed with the weights of all blocks in main memory, too, and
+with `--savings` without each of the step's savings. With `--cap 8` torch may hold no more than that
+many gigabytes, and nothing but whether training fits is told: as many blocks wait in main memory as
+the estimate asks for.
 """
 
 import argparse
@@ -37,6 +39,8 @@ from lora2_core.backbones.diffusers_unet import DiffusersUNet
 from lora2_core.config import PRESETS, TrainConfig
 from lora2_core.data import batches
 from lora2_core.losses import prediction_loss
+from lora2_core.offload import move_out, visiting, weights_of
+from lora2_core.room import room_for
 
 WARM_UP, TIMED, TRACED = 2, 8, 2
 STEPS = 500  # of the whole run, of which these are the first
@@ -104,6 +108,20 @@ def ours(denoiser: DiffusersUNet, data, on_step: Callable[[float], None], **sett
     )
     order = batches(data, batch_size=1, accumulation=1, seed=0)
     train.train(denoiser, order, config, lambda info: on_step(info.mean_rank))
+
+
+@contextmanager
+def offloaded(denoiser: DiffusersUNet, blocks: list[torch.nn.Module]) -> Iterator[None]:
+    """The weights of these blocks wait in main memory within the `with`."""
+    device = denoiser.device
+    move_out(blocks)
+    torch.cuda.empty_cache()
+    try:
+        with visiting(blocks, device):
+            yield
+    finally:
+        torch.cuda.empty_cache()
+        denoiser.network.to(device)
 
 
 def peft(denoiser: DiffusersUNet, data, on_step: Callable[[float], None], rank: int) -> None:
@@ -202,8 +220,13 @@ def variants(rank: int) -> dict[str, Callable]:
     def lora(denoiser, data, on_step, r_init=rank):
         ours(denoiser, data, on_step, method="lora", r_init=r_init)
 
+    def waiting(denoiser, data, on_step):
+        with offloaded(denoiser, denoiser.blocks):
+            lora2(denoiser, data, on_step)
+
     found = {
         f"lora2 {rank}": lora2,
+        f"lora2 {rank} with weights in main memory": waiting,
         f"lora {rank}": lora,
         f"peft {rank}": lambda *args: peft(*args, rank=rank),
         "lora 512": lambda *args: lora(*args, r_init=512),
@@ -264,7 +287,7 @@ def summary(found: dict[str, list[dict]], ranks: list[int]) -> dict:
         first = f"lora2 {rank}"
         for name in (n for n in found if n != first and (n.startswith(first) or "lora2" not in n)):
             for key in ("seconds", "busy", "added_gb"):
-                if all(row[key] for row in found[name]):
+                if all(row[key] > 0 for row in found[name]):
                     # the last round may have been cut off
                     pairs = zip(found[first], found[name], strict=False)
                     ratio = statistics.median(a[key] / b[key] for a, b in pairs)
@@ -275,19 +298,24 @@ def summary(found: dict[str, list[dict]], ranks: list[int]) -> dict:
 def fits(denoiser: DiffusersUNet, data, cap: float, timed: int, settings: dict) -> dict:
     """Whether a run keeps within `cap` gigabytes, the network's weights included."""
     total = torch.cuda.get_device_properties(0).total_memory
-    torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction(cap * 1e9 / total)
     clock = Clock(denoiser.device, timed)
-    try:
-        ours(denoiser, data, clock, **settings)
-    except Enough:
-        pass
-    except torch.OutOfMemoryError as error:
-        return {"cap_gb": cap, **settings, "fits": False, "error": str(error).splitlines()[0]}
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0)
-    return {
-        "cap_gb": cap, **settings, "fits": True, "seconds": round(clock.seconds, 4),
+    config = TrainConfig(steps=STEPS, **settings)
+    free = int(cap * 1e9) - torch.cuda.memory_allocated()
+    room = room_for(denoiser, config, data, train.starting_ranks(denoiser, config), free)
+    told = {"cap_gb": cap, **settings, "said": room.words}
+    told["waiting_gb"] = round(sum(map(weights_of, room.waiting)) / 1e9, 2)
+    with offloaded(denoiser, room.waiting):
+        torch.cuda.set_per_process_memory_fraction(cap * 1e9 / total)
+        try:
+            ours(denoiser, data, clock, **settings)
+        except Enough:
+            pass
+        except torch.OutOfMemoryError as error:
+            return told | {"fits": False, "error": str(error).splitlines()[0]}
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0)
+    return told | {
+        "fits": True, "seconds": round(clock.seconds, 4),
         "allocated_gb": round(clock.peak / 1e9, 2),
         "reserved_gb": round(torch.cuda.max_memory_reserved() / 1e9, 2),
     }  # fmt: skip

@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .adapter import capacity_for
 from .config import TrainConfig
@@ -12,7 +11,7 @@ from .data import Batch, Example
 from .denoiser import Denoiser
 from .inject import ordered_adapters
 from .memory_trace import step_peak
-from .offload import gain
+from .offload import gain, waits
 
 CHECKPOINTING = "gradient_checkpointing"
 OFFLOAD = "offload all"
@@ -86,7 +85,7 @@ def savings(
         less = memory_need(denoiser, examples, replace(config, gradient_checkpointing=True), ranks)
         found[CHECKPOINTING] = now.total - less.total
     elif denoiser.device.type != "cpu":
-        waiting = [block for block in denoiser.blocks if _waits(block, denoiser.device)]
+        waiting = [block for block in denoiser.blocks if waits(block, denoiser.device)]
         found[OFFLOAD] = gain(denoiser.blocks) - gain(waiting)
     if config.batch_size > 1:
         found["batch_size 1"] = int(activations * (1 - 1 / config.batch_size))
@@ -98,10 +97,6 @@ def savings(
         found["the optimizer adamw8bit"] = now.adapters - _held(ranks, widths, smaller)
     worth = [(words, saved) for words, saved in found.items() if saved > _SMALL * now.total]
     return sorted(worth, key=lambda pair: -pair[1])
-
-
-def _waits(block: nn.Module, device: torch.device) -> bool:
-    return any(weight.device.type != device.type for weight in block.parameters())
 
 
 def _held(ranks: Sequence[int], widths: Sequence[int], config: TrainConfig) -> int:

@@ -36,6 +36,11 @@ def gain(blocks: Sequence[nn.Module]) -> int:
     return sum(sizes) - max(sizes, default=0)
 
 
+def waits(block: nn.Module, device: torch.device) -> bool:
+    """Whether its weights are elsewhere than on the device."""
+    return any(weight.device.type != device.type for weight in block.parameters())
+
+
 def in_main_memory(tensor: Tensor) -> Tensor:
     """A copy there; page-locked for a GPU, which then fetches it without the processor."""
     kept = torch.empty_like(tensor, device="cpu", requires_grad=False)

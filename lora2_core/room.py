@@ -9,7 +9,7 @@ from .config import TrainConfig
 from .data import Example
 from .denoiser import Denoiser
 from .memory import MemoryNeed, amount, memory_need
-from .offload import blocks_for, gain, weights_of
+from .offload import blocks_for, gain, waits, weights_of
 
 _MARGIN = 0.08  # of the count: so much more torch's allocator took from an H100
 
@@ -32,21 +32,21 @@ def room_for(
     ranks: Sequence[int],
     free: int | None,
 ) -> Room:
-    """By config.offload, before there are adapters, and with nothing waiting yet.
+    """By config.offload, before there are adapters.
 
-    ranks: train.starting_ranks. free: bytes of the device beside the network, which is there
-    already; None if the device is the CPU. A network of which the need cannot be told gets the
-    benefit of the doubt.
+    ranks: train.starting_ranks. free: bytes of the device beside what is there of the network; None
+    if the device is the CPU. Where the need cannot be told, blocks wait or stay as they do.
     """
     try:
         need = memory_need(denoiser, examples, config, ranks)
     except Exception as error:  # an estimate must not stop what it speaks of
         told = f"cannot tell how much memory this network needs ({error})"
-        return Room(_waiting(denoiser, config, 0), told, False)
+        waiting = [block for block in denoiser.blocks if waits(block, denoiser.device)]
+        return Room(_waiting(denoiser, config, 0) or waiting, told, False)
     if free is None:
         waiting = _waiting(denoiser, config, 0)
         return Room(waiting, f"needs {with_waiting(need, waiting)}", False)
-    free += need.weights
+    free += _there(denoiser)
     waiting = _waiting(denoiser, config, _with_margin(need) - free)
     need = with_waiting(need, waiting)
     return Room(waiting, f"needs {need}; {amount(free)} there", _with_margin(need) > free)
@@ -65,6 +65,13 @@ def _waiting(denoiser: Denoiser, config: TrainConfig, excess: int) -> list[nn.Mo
     if config.offload == "none" or not config.gradient_checkpointing or excess <= 0:
         return []
     return blocks_for(denoiser.blocks, excess)
+
+
+def _there(denoiser: Denoiser) -> int:
+    """Bytes of the network that are on the device."""
+    network, kind = denoiser.network, denoiser.device.type
+    tensors = (*network.parameters(), *network.buffers())
+    return sum(tensor.nbytes for tensor in tensors if tensor.device.type == kind)
 
 
 def _with_margin(need: MemoryNeed) -> int:

@@ -10,7 +10,8 @@ from ..lora2_core.data import Example
 from ..lora2_core.errors import LoRA2Error
 from ..lora2_core.memory_trace import has_shape_alone
 from ..lora2_core.text_encoders import TOKENS, WithText
-from .host_model import HostDenoiser, in_full
+from .host_loan import in_full
+from .host_model import HostDenoiser
 
 _PARTS = {"l": "clip_l", "g": "clip_g"}  # of the tokens, and of the model
 _POOLED = 1280  # of y; what follows are sizes

@@ -9,7 +9,8 @@ from ..lora2_core.preview_folder import PreviewFolder
 from ..lora2_core.previews import Previews
 from ..lora2_core.run_folder import RunFolder
 from . import host
-from .host_model import HostDenoiser, ModelLost
+from .host_loan import ModelLost
+from .host_model import HostDenoiser
 from .host_sampling import SAMPLERS, SCHEDULERS, Sampling, painter, zeroed
 from .host_text import HostWithText
 from .sockets import CATEGORY, Preview

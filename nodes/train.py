@@ -413,13 +413,11 @@ def _make_room(denoiser, config: TrainConfig, examples, ranks, progress: host.Pr
     free = host.available_memory() if on_gpu else None
     room = room_for(denoiser, config, examples, starts, free)
     logging.info(f"LoRA² {room.words}")
-    if room.waiting:
+    if set(room.waiting) != set(denoiser.loan.waiting):
         denoiser.loan.offload(room.waiting)
-        if config.offload == "auto":
-            waiting = amount(sum(map(weights_of, room.waiting)))
-            progress.trouble(
-                f"To fit, {waiting} of the model wait in main memory: steps take longer"
-            )
+    if room.waiting and config.offload == "auto":
+        waiting = amount(sum(map(weights_of, room.waiting)))
+        progress.trouble(f"To fit, {waiting} of the model wait in main memory: steps take longer")
     if room.short:
         progress.trouble(f"This may run out of memory: it {room.words}")
 
