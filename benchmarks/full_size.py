@@ -39,7 +39,7 @@ from lora2_core.backbones.diffusers_unet import DiffusersUNet
 from lora2_core.config import PRESETS, TrainConfig
 from lora2_core.data import batches
 from lora2_core.losses import prediction_loss
-from lora2_core.offload import move_out, visiting, weights_of
+from lora2_core.offload import spread, visiting, weights_of
 from lora2_core.room import room_for
 
 WARM_UP, TIMED, TRACED = 2, 8, 2
@@ -114,7 +114,7 @@ def ours(denoiser: DiffusersUNet, data, on_step: Callable[[float], None], **sett
 def offloaded(denoiser: DiffusersUNet, blocks: list[torch.nn.Module]) -> Iterator[None]:
     """The weights of these blocks wait in main memory within the `with`."""
     device = denoiser.device
-    move_out(blocks)
+    spread(denoiser.network, blocks, device)
     torch.cuda.empty_cache()
     try:
         with visiting(blocks, device):
@@ -300,8 +300,8 @@ def fits(denoiser: DiffusersUNet, data, cap: float, timed: int, settings: dict) 
     total = torch.cuda.get_device_properties(0).total_memory
     clock = Clock(denoiser.device, timed)
     config = TrainConfig(steps=STEPS, **settings)
-    free = int(cap * 1e9) - torch.cuda.memory_allocated()
-    room = room_for(denoiser, config, data, train.starting_ranks(denoiser, config), free)
+    starts = train.starting_ranks(denoiser, config)
+    room = room_for(denoiser, config, data, starts, int(cap * 1e9))
     told = {"cap_gb": cap, **settings, "said": room.words}
     told["waiting_gb"] = round(sum(map(weights_of, room.waiting)) / 1e9, 2)
     with offloaded(denoiser, room.waiting):

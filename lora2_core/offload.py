@@ -11,6 +11,8 @@ from contextlib import ExitStack, contextmanager, suppress
 import torch
 from torch import Tensor, nn
 
+from .errors import LoRA2Error
+
 _Place = tuple[dict[str, Tensor | None], str]  # a module's own parameters or buffers, and a name
 
 
@@ -41,26 +43,41 @@ def waits(block: nn.Module, device: torch.device) -> bool:
     return any(weight.device.type != device.type for weight in block.parameters())
 
 
-def in_main_memory(tensor: Tensor) -> Tensor:
-    """A copy there; page-locked for a GPU, which then fetches it without the processor."""
-    kept = torch.empty_like(tensor, device="cpu", requires_grad=False)
-    if tensor.device.type == "cuda":
+def bytes_on(network: nn.Module, device: torch.device) -> int:
+    """Of its weights that are on the device."""
+    tensors = (*network.parameters(), *network.buffers())
+    return sum(tensor.nbytes for tensor in tensors if tensor.device.type == device.type)
+
+
+def in_main_memory(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy there; page-locked if `device` is a GPU, which then fetches it by itself."""
+    if device.type == "cuda":
         with suppress(RuntimeError):  # the system's limit: slower, and no reason to stop
-            kept = kept.pin_memory()
-    return kept.copy_(tensor)
+            return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor)
+    return torch.empty_like(tensor, device="cpu").copy_(tensor)
 
 
-def move_out(blocks: Sequence[nn.Module]) -> None:
-    """Moves their weights to main memory, where they stay."""
-    for block in blocks:
-        for module in block.modules():
-            for store, name in _own(module):
-                tensor = store[name]
-                kept = in_main_memory(tensor.detach())
-                if isinstance(tensor, nn.Parameter):
-                    tensor.data = kept  # whoever else knows it sees it move
-                else:
-                    store[name] = kept
+def brought(tensor: Tensor, device: torch.device) -> Tensor:
+    """On the device. Raises LoRA2Error if it has no room."""
+    try:
+        return tensor.detach().to(device)
+    except torch.cuda.OutOfMemoryError:
+        raise LoRA2Error(
+            "the model does not fit into the GPU's memory; leave gradient_checkpointing on and "
+            "offload at auto, or take a smaller model"
+        ) from None
+
+
+def spread(network: nn.Module, waiting: Sequence[nn.Module], device: torch.device) -> None:
+    """Brings the network to the device, but for these blocks, whose weights go to main memory.
+
+    Raises LoRA2Error if the device has no room.
+    """
+    inside = {module for block in waiting for module in block.modules()}
+    for module in network.modules():
+        move = in_main_memory if module in inside else brought
+        for store, name in _own(module):
+            store[name] = _like(store[name], move(store[name].detach(), device))
 
 
 @contextmanager

@@ -34,8 +34,8 @@ def room_for(
 ) -> Room:
     """By config.offload, before there are adapters.
 
-    ranks: train.starting_ranks. free: bytes of the device beside what is there of the network; None
-    if the device is the CPU. Where the need cannot be told, blocks wait or stay as they do.
+    ranks: train.starting_ranks. free: bytes of the device, with those that the network has there;
+    None if that is the CPU. Where the need cannot be told, blocks wait or stay as they do.
     """
     try:
         need = memory_need(denoiser, examples, config, ranks)
@@ -46,7 +46,6 @@ def room_for(
     if free is None:
         waiting = _waiting(denoiser, config, 0)
         return Room(waiting, f"needs {with_waiting(need, waiting)}", False)
-    free += _there(denoiser)
     waiting = _waiting(denoiser, config, _with_margin(need) - free)
     need = with_waiting(need, waiting)
     return Room(waiting, f"needs {need}; {amount(free)} there", _with_margin(need) > free)
@@ -62,16 +61,9 @@ def with_waiting(need: MemoryNeed, waiting: Sequence[nn.Module]) -> MemoryNeed:
 def _waiting(denoiser: Denoiser, config: TrainConfig, excess: int) -> list[nn.Module]:
     if config.offload == "all":
         return list(denoiser.blocks)
-    if config.offload == "none" or not config.gradient_checkpointing or excess <= 0:
+    if config.offload == "none" or not config.gradient_checkpointing:
         return []
     return blocks_for(denoiser.blocks, excess)
-
-
-def _there(denoiser: Denoiser) -> int:
-    """Bytes of the network that are on the device."""
-    network, kind = denoiser.network, denoiser.device.type
-    tensors = (*network.parameters(), *network.buffers())
-    return sum(tensor.nbytes for tensor in tensors if tensor.device.type == kind)
 
 
 def _with_margin(need: MemoryNeed) -> int:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from . import rank_map
-from .adapter import Adapter
 from .config import MAX_RANK, TrainConfig
 from .data import Batch
 from .denoiser import Denoiser
@@ -99,6 +98,8 @@ class Training:
     the first step on. The same seed gives the same result, bit for bit, on a CPU, however often
     the run was stopped and taken up. ranks: component → the rank that it starts from
     (rank_map.starts); None: r_init for all. Raises LoRA2Error for settings that do not fit.
+
+    starts: rank that each component starts from, in the file's order.
     """
 
     def __init__(
@@ -113,9 +114,10 @@ class Training:
         self._denoiser = denoiser
         self._batches = batches
         self._generator = torch.Generator().manual_seed(config.seed)
-        self._adapters, self._components, self._method = _planned(denoiser, config, ranks)
+        self._method, self._components = _planned(denoiser, config, ranks)
+        self._adapters = self._method.adapters
         self._overhead = self._method.overhead
-        self.starts = self._method.first_ranks()  # of the components
+        self.starts = self._method.first_ranks()
         self._method.start(self._generator)
         self._optimizer = make_optimizer(config, self._adapters, self._method.rho)
         self._average = None
@@ -354,13 +356,14 @@ def starting_ranks(
     denoiser: Denoiser, config: TrainConfig, ranks: Mapping[str, int] | None = None
 ) -> list[int]:
     """Rank that each component of a Training would start from; raises what that raises."""
-    return _planned(denoiser, config, ranks)[2].first_ranks()
+    method, _ = _planned(denoiser, config, ranks)
+    return method.first_ranks()
 
 
 def _planned(
     denoiser: Denoiser, config: TrainConfig, ranks: Mapping[str, int] | None
-) -> tuple[list[Adapter], tuple[tuple[str, tuple[int, ...]], ...], Method]:
-    """Adapters, still without rows, module name and weight shape of each, and the method."""
+) -> tuple[Method, tuple[tuple[str, tuple[int, ...]], ...]]:
+    """The method on adapters that have no rows yet, and module name and weight shape of each."""
     kind = METHODS[config.method]
     adapters = ordered_adapters(
         denoiser, config.targets, kind.highest_rank(config), config.optimizer == "adamw"
@@ -370,7 +373,7 @@ def _planned(
         for adapter in adapters
     )
     starts = None if ranks is None else rank_map.starts(ranks, components, config.r_init)
-    return adapters, components, kind(config, adapters, starts, _overhead(components, config))
+    return kind(config, adapters, starts, _overhead(components, config)), components
 
 
 def _overhead(components: Sequence[tuple[str, tuple[int, ...]]], config: TrainConfig) -> int:

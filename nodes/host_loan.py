@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..lora2_core.errors import LoRA2Error
-from ..lora2_core.offload import in_main_memory, visiting
-from ..lora2_core.out_of_memory import is_out_of_memory
+from ..lora2_core.offload import brought, in_main_memory, visiting
 
 _EVERYTHING = 1e30  # bytes to ask the host for, so that other models leave the GPU
 _BLOCKS = ("BasicTransformerBlock", "ResBlock")
@@ -94,8 +93,7 @@ class Loan:
     @contextmanager
     def given_back(self) -> Iterator:
         """The first model as the host knows it, to sample with: within the block it may move all
-        weights as it likes. Afterwards they are loaded in full and borrowed again, whatever
-        happened.
+        weights as it likes. Afterwards they are loaded and borrowed again, whatever happened.
 
         Raises ModelLost if that fails.
         """
@@ -112,7 +110,7 @@ class Loan:
             self.__enter__()
         except Exception as error:
             raise ModelLost(
-                f"after a preview the model could not be loaded in full again ({error}); ask for "
+                f"after a preview the model could not be loaded again ({error}); ask for "
                 "smaller previews, or none, and resume the run"
             ) from error
 
@@ -152,28 +150,16 @@ def _borrowed_weights(
                     alias = _alias(tensor, is_parameter)
                     there = alias.device.type == device.type
                     if module in waiting and there:
-                        kept = in_main_memory(alias)
+                        kept = in_main_memory(alias, device)
                         alias = tensor = nn.Parameter(kept, False) if is_parameter else kept
                     elif is_parameter and module not in waiting and not there:
-                        alias = nn.Parameter(_brought(alias, device), False)
+                        alias = nn.Parameter(brought(alias, device), False)
                     originals.append((store, name, tensor))
                     store[name] = alias
         yield
     finally:
         for store, name, tensor in originals:
             store[name] = tensor
-
-
-def _brought(weight: Tensor, device: torch.device) -> Tensor:
-    try:
-        return weight.detach().to(device)
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        raise LoRA2Error(
-            "the model does not fit into the GPU's memory; leave gradient_checkpointing on and the "
-            "offload of LoRA² Options at auto, or load the checkpoint in fp8"
-        ) from None
 
 
 def _alias(tensor: Tensor, is_parameter: bool) -> Tensor:

@@ -148,7 +148,8 @@ def trainable(patcher, dtype: str) -> Iterator[HostDenoiser]:
     """The model on its device with weights that autograd accepts, without a second copy.
 
     Weights loaded by a node are inference tensors. Within the block each is replaced by a normal
-    tensor over the same memory; afterwards the originals are back, whatever happened.
+    tensor, over the same memory unless it waits in main memory; afterwards the originals are back,
+    whatever happened.
     """
     with torch.inference_mode(False), torch.enable_grad():
         patcher = in_full(patcher)

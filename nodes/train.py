@@ -10,7 +10,7 @@ from ..lora2_core.config import DTYPES, MAX_RANK, METHODS, PRESETS, TARGETS, Tra
 from ..lora2_core.data import batches, check_examples
 from ..lora2_core.errors import LoRA2Error
 from ..lora2_core.memory import amount
-from ..lora2_core.offload import weights_of
+from ..lora2_core.offload import bytes_on, weights_of
 from ..lora2_core.out_of_memory import explained
 from ..lora2_core.packing import pack_result
 from ..lora2_core.room import room_for
@@ -410,7 +410,9 @@ def _make_room(denoiser, config: TrainConfig, examples, ranks, progress: host.Pr
     if not on_gpu and config.offload != "all":
         return
     starts = starting_ranks(denoiser, config, ranks)
-    free = host.available_memory() if on_gpu else None
+    free = None
+    if on_gpu:
+        free = host.available_memory() + bytes_on(denoiser.network, denoiser.device)
     room = room_for(denoiser, config, examples, starts, free)
     logging.info(f"LoRA² {room.words}")
     if set(room.waiting) != set(denoiser.loan.waiting):

@@ -31,9 +31,8 @@ _PIPELINE = "StableDiffusionXLPipeline"
 class PipelineBackbone:
     """A pipeline's UNet as a denoiser, and its encoders for pictures and captions.
 
-    denoiser: meets denoiser.Denoiser; its UNet comes to `device` with forget_encoders, so that they
-    are not there at once. channels: of its latents. text_encoders: whether they are to be trained,
-    too.
+    denoiser: meets denoiser.Denoiser; its UNet is in main memory, the encoders are on `device`.
+    channels: of its latents. text_encoders: whether they are to be trained, too.
     """
 
     def __init__(
@@ -49,7 +48,7 @@ class PipelineBackbone:
         for part in (pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
             part.to(device)
         self._pipeline = pipeline
-        self._device = device
+        self.device = device
         self.channels: int = pipeline.unet.config.in_channels
         unet = DiffusersUNet(pipeline.unet, config.prediction_type == "v_prediction")
         self.denoiser: Denoiser = unet
@@ -121,12 +120,11 @@ class PipelineBackbone:
         return paint
 
     def forget_encoders(self) -> None:
-        """Makes room for the UNet, once everything is encoded: VAE and text encoders go, unless a
-        painter or the training itself needs them.
+        """Makes room on the device, once everything is encoded: VAE and text encoders are freed, or
+        go to main memory if they are to be trained; the VAE of a painter stays.
         """
-        unet = self._pipeline.unet
+        self.denoiser.network.to("cpu")
         del self._pipeline
-        unet.to(self._device)
 
 
 @torch.no_grad()

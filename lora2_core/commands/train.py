@@ -17,13 +17,12 @@ from ..config import AC_MODES, DTYPES, METHODS, OFFLOADS, PRESETS, TARGETS, Trai
 from ..data import Example, batches, check_examples
 from ..demo_model.backbone import DemoBackbone
 from ..demo_model.shapes import PICTURE
-from ..denoiser import Denoiser
 from ..errors import LoRA2Error
 from ..file_layout import PRECISIONS
-from ..offload import move_out, visiting
+from ..offload import spread, visiting
 from ..out_of_memory import explained
 from ..packing import pack_result
-from ..room import Room, room_for
+from ..room import room_for
 from ..run_folder import RunFolder, run_kept
 from ..train import Training, TrainingDiverged, starting_ranks
 from . import knobs, samples
@@ -241,16 +240,17 @@ def run(options: argparse.Namespace) -> None:
         "resolution": (side, side),
         "started_at": started,
     }
-    denoiser, examples = backbone.denoiser, [*own, *prior]
+    denoiser, device, examples = backbone.denoiser, backbone.device, [*own, *prior]
     waiting = []
-    if options.estimate or config.offload == "all" or denoiser.device.type == "cuda":
-        room = _room(denoiser, config, examples, starting_ranks(denoiser, config, ranks))
+    if options.estimate or config.offload == "all" or device.type == "cuda":
+        starts = starting_ranks(denoiser, config, ranks)
+        room = room_for(denoiser, config, examples, starts, _free(device))
         short = "; this may run out of memory" if room.short else ""
         print(f"{room.words}{short}", flush=True)
         if options.estimate:
             return
         waiting = room.waiting
-        move_out(waiting)
+    spread(denoiser.network, waiting, device)
     training = Training(denoiser, order, config, ranks)
     folder = RunFolder(_run_path(options), **facts)
     _begin(training, folder, options)
@@ -259,7 +259,7 @@ def run(options: argparse.Namespace) -> None:
         previews = samples.previews(training, folder, paint, options, warn)
     try:
         with (
-            visiting(waiting, denoiser.device),
+            visiting(waiting, device),
             explained(
                 training,
                 denoiser,
@@ -389,14 +389,12 @@ def _begin(training: Training, folder: RunFolder, options: argparse.Namespace) -
         )
 
 
-def _room(
-    denoiser: Denoiser, config: TrainConfig, examples: list[Example], ranks: list[int]
-) -> Room:
-    on_gpu = denoiser.device.type == "cuda"
-    if on_gpu:
-        torch.cuda.empty_cache()  # of encoders that are gone
-    free = torch.cuda.mem_get_info(denoiser.device)[0] if on_gpu else None
-    return room_for(denoiser, config, examples, ranks, free)
+def _free(device: torch.device) -> int | None:
+    """Bytes of a GPU."""
+    if device.type != "cuda":
+        return None
+    torch.cuda.empty_cache()  # of encoders that are gone
+    return torch.cuda.mem_get_info(device)[0]
 
 
 def _where(training: Training, folder: RunFolder) -> str:

@@ -18,6 +18,7 @@ class DemoBackbone:
     def __init__(self):
         self._model = checkpoint.load(bundled.weights())
         self.denoiser = DiffusersUNet(self._model.unet)
+        self.device = self.denoiser.device
         self.channels: int = self._model.unet.config.in_channels
 
     def example(self, picture: Image.Image, caption: str) -> Example:

@@ -17,9 +17,9 @@ from lora2_core.errors import LoRA2Error
 from lora2_core.forward import entropy_probe, forward, watched
 from lora2_core.half import half_factors
 from lora2_core.inject import attached, ordered_adapters
-from lora2_core.memory import OFFLOAD, memory_need, savings
+from lora2_core.memory import OFFLOAD, amount, memory_need, savings
 from lora2_core.memory_trace import _Live
-from lora2_core.offload import blocks_for, gain, move_out, visiting, weights_of
+from lora2_core.offload import blocks_for, brought, bytes_on, gain, spread, visiting, weights_of
 from lora2_core.room import room_for
 from lora2_core.train import Training, starting_ranks
 
@@ -139,7 +139,7 @@ def test_no_more_than_one_block_is_on_the_device_beside_those_that_stay():
 )
 def test_the_adapter_is_the_same_bit_for_bit(config):
     model = toy.ToyDenoiser()
-    move_out(model.blocks)
+    spread(model.network, model.blocks, model.device)
     with visiting(model.blocks, model.device):
         assert same_bits(run(config, model), run(config))
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.network.modules())
@@ -163,18 +163,36 @@ def test_weights_go_back_when_a_layer_fails():
     assert all(devices(block) == {"cpu"} for block in model.blocks)
 
 
-def test_moving_out_keeps_parameters_and_buffers():
-    block = Normed().to(torch.bfloat16)
-    before = dict(block.named_parameters()), {k: v.clone() for k, v in block.state_dict().items()}
-    move_out([block])
-    assert all(tensor is before[0][name] for name, tensor in block.named_parameters())
-    assert all(torch.equal(tensor, before[1][name]) for name, tensor in block.state_dict().items())
+def test_a_network_is_spread_over_device_and_main_memory():
+    network = nn.Sequential(Normed(), Normed()).to(torch.bfloat16).requires_grad_(False)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    stays, waits = network
+    spread(network, [waits], GPU)
+    assert {tensor.device for tensor in stays.state_dict().values()} == {GPU}
+    for name, tensor in waits.state_dict().items():
+        assert torch.equal(tensor, before[f"1.{name}"])
+    for part in network:
+        assert {type(p) for p in part.parameters()} == {nn.Parameter}
+        assert [name for name, _ in part.named_buffers()] == ["shift"]
     seen = []
-    block.norm.register_forward_hook(lambda module, *_: seen.append(module.weight.device))
-    with visiting([block], GPU):
-        block.norm(torch.empty(2, 64, device=GPU, dtype=torch.bfloat16))
-    assert seen == [GPU] and block.norm.weight is before[0]["norm.weight"]
-    assert weights_of(block) == 2 * (64 * 64 + 4 * 64)
+    waits.norm.register_forward_hook(lambda module, *_: seen.append(module.weight.device))
+    with visiting([waits], GPU):
+        waits.norm(torch.empty(2, 64, device=GPU, dtype=torch.bfloat16))
+    assert seen == [GPU] and waits.norm.weight.device.type == "cpu"
+    size = 2 * (64 * 64 + 4 * 64)
+    assert weights_of(waits) == bytes_on(network, GPU) == size
+
+
+def test_a_device_without_room_is_said():
+    class Full(torch.Tensor):
+        def detach(self):
+            return self
+
+        def to(self, *_):
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(LoRA2Error, match="does not fit into the GPU's memory"):
+        brought(torch.ones(1).as_subclass(Full), GPU)
 
 
 def test_as_few_blocks_wait_as_it_takes():
@@ -193,14 +211,13 @@ def room(free, config=BASE):
     model = toy.ToyDenoiser(width=64, blocks=6)
     starts = starting_ranks(model, config)
     need = memory_need(model, [EXAMPLE], config, starts)
-    beside = free(need) - need.weights
-    return room_for(model, config, [EXAMPLE], starts, beside), model, need
+    return room_for(model, config, [EXAMPLE], starts, free(need)), model, need
 
 
 def test_what_fits_stays_and_what_does_not_waits():
     plenty, model, need = room(lambda need: int(1.09 * need.total))
     assert plenty.waiting == [] and not plenty.short
-    assert plenty.words == f"needs {need}; {round(1.09 * need.total / 1e3) / 1e3:.0f} MB there"
+    assert plenty.words == f"needs {need}; {amount(int(1.09 * need.total))} there"
     size = weights_of(model.blocks[0])
     tight, model, need = room(lambda need: int(1.08 * need.total) - size // 2)
     assert len(tight.waiting) == 2 and not tight.short
@@ -261,7 +278,7 @@ def test_a_run_goes_on_with_another_choice():
     with pytest.raises(Stop):
         begun.run(stop_at(4, Stop()))
     model = toy.ToyDenoiser()
-    move_out(model.blocks)
+    spread(model.network, model.blocks, model.device)
     again = Training(model, data(), replace(BASE, offload="all"))
     again.restore(begun.state())
     with visiting(model.blocks, model.device):
