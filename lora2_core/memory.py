@@ -39,7 +39,7 @@ class MemoryNeed:
         return self.weights + self.adapters + self.step
 
     def __str__(self) -> str:
-        waiting = f", another {amount(self.waiting)} of which wait in main memory"
+        waiting = f", while {amount(self.waiting)} of it wait in main memory"
         return (
             f"about {amount(self.total)} ({amount(self.weights)} for the model"
             f"{waiting if self.waiting else ''}, {amount(self.adapters)} for the adapter and its "

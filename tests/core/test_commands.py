@@ -226,7 +226,7 @@ def test_weights_that_wait_in_main_memory_give_the_same_file_and_pictures(
     assert train(model, images, stays, *more) == 0
     assert "in main memory" not in capsys.readouterr().out
     assert train(model, images, waits, *more, "--offload", "all") == 0
-    assert "of which wait in main memory" in capsys.readouterr().out
+    assert "of it wait in main memory" in capsys.readouterr().out
     one, two = load_file(stays), load_file(waits)
     assert one.keys() == two.keys()
     for key, tensor in one.items():

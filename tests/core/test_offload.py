@@ -223,7 +223,7 @@ def test_what_fits_stays_and_what_does_not_waits():
     assert len(tight.waiting) == 2 and not tight.short
     tighter, model, need = room(lambda need: int(1.08 * need.total) - 3 * size - 1)
     assert len(tighter.waiting) == 5 and not tighter.short
-    assert "of which wait in main memory" in tighter.words
+    assert "of it wait in main memory" in tighter.words
     none, model, need = room(lambda need: need.total // 2)
     assert len(none.waiting) == 6 and none.short
 
