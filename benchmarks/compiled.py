@@ -24,8 +24,8 @@ from torch._dynamo.utils import counters
 
 from lora2_core.backbones.diffusers_unet import DiffusersUNet
 from lora2_core.config import TrainConfig
-from lora2_core.data import batches
-from lora2_core.train import train
+from lora2_core.diffusion.data import batches
+from lora2_core.training.loop import train
 
 STILL = 10  # steps at the end
 VARIANTS = ("eager", "compiled", "compiled_dynamic")

@@ -32,15 +32,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import memory
 import train_step
 
-from lora2_core import attention, memory_trace, train
-from lora2_core import forward as forward_pass
-from lora2_core.attention import EntropyProbe, blocks_checkpointed
 from lora2_core.backbones.diffusers_unet import DiffusersUNet
 from lora2_core.config import PRESETS, TrainConfig
-from lora2_core.data import batches
-from lora2_core.losses import prediction_loss
-from lora2_core.offload import spread, visiting, weights_of
-from lora2_core.room import room_for
+from lora2_core.diffusion.data import batches
+from lora2_core.diffusion.loss import prediction_loss
+from lora2_core.room.offload import spread, visiting, weights_of
+from lora2_core.room.plan import room_for
+from lora2_core.training import attention, loop, plan
+from lora2_core.training import forward as forward_pass
+from lora2_core.training.checkpointing import blocks_checkpointed
+from lora2_core.training.entropy import EntropyProbe
 
 WARM_UP, TIMED, TRACED = 2, 8, 2
 STEPS = 500  # of the whole run, of which these are the first
@@ -107,7 +108,7 @@ def ours(denoiser: DiffusersUNet, data, on_step: Callable[[float], None], **sett
         | settings
     )
     order = batches(data, batch_size=1, accumulation=1, seed=0)
-    train.train(denoiser, order, config, lambda info: on_step(info.mean_rank))
+    loop.train(denoiser, order, config, lambda info: on_step(info.mean_rank))
 
 
 @contextmanager
@@ -194,8 +195,8 @@ def cast_by_cast() -> Iterator[None]:
         return nullcontext()
 
     with (
-        replaced(train, "half_factors", nothing),
-        replaced(memory_trace, "half_factors", nothing),
+        replaced(loop, "half_factors", nothing),
+        replaced(trace, "half_factors", nothing),
     ):
         yield
 
@@ -300,7 +301,7 @@ def fits(denoiser: DiffusersUNet, data, cap: float, timed: int, settings: dict) 
     total = torch.cuda.get_device_properties(0).total_memory
     clock = Clock(denoiser.device, timed)
     config = TrainConfig(steps=STEPS, **settings)
-    starts = train.starting_ranks(denoiser, config)
+    starts = plan.starting_ranks(denoiser, config)
     room = room_for(denoiser, config, data, starts, int(cap * 1e9))
     told = {"cap_gb": cap, **settings, "said": room.words}
     told["waiting_gb"] = round(sum(map(weights_of, room.waiting)) / 1e9, 2)

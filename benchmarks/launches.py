@@ -25,12 +25,12 @@ import full_size
 import memory
 import train_step
 
-from lora2_core.attention import blocks_checkpointed
 from lora2_core.backbones.diffusers_unet import DiffusersUNet
 from lora2_core.config import TrainConfig
-from lora2_core.data import Batch
-from lora2_core.losses import prediction_loss
-from lora2_core.memory_trace import dry_step
+from lora2_core.diffusion.data import Batch
+from lora2_core.diffusion.loss import prediction_loss
+from lora2_core.room.trace import dry_step
+from lora2_core.training.checkpointing import blocks_checkpointed
 
 RANK = 63  # as learned ranks are: no round number
 _QUESTIONS = ("prim::device", "aten::detach")

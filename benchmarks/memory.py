@@ -30,11 +30,11 @@ import train_step
 
 from lora2_core.backbones.diffusers_unet import DiffusersUNet
 from lora2_core.config import PRESETS, TrainConfig
-from lora2_core.data import Batch, batches
-from lora2_core.memory import memory_need
-from lora2_core.memory_trace import dry_step
-from lora2_core.room import with_waiting
-from lora2_core.train import Training
+from lora2_core.diffusion.data import Batch, batches
+from lora2_core.room.need import memory_need
+from lora2_core.room.plan import with_waiting
+from lora2_core.room.trace import dry_step
+from lora2_core.training.loop import Training
 
 SIDE = 128  # latents of 1024 px
 SDXL_LAYERS = 560

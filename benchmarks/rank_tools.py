@@ -26,9 +26,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import torch
 from unet_shapes import SDXL, unet_shapes
 
-from lora2_core import adapter_file
-from lora2_core.adapter_file import LoraState
-from lora2_core.file_metadata import kohya_name
+from lora2_core.files import adapter_file, writing
+from lora2_core.files.adapter_file import LoraState
+from lora2_core.files.module_names import kohya_name
 from lora2_core.rank_tools import Cut, Ingredient, compress, merge, open_adapter
 
 WEIGHTS = (0.8, 0.5)
@@ -58,7 +58,7 @@ def write_adapter(path: Path, rank: int, seed: int, feed_forward: bool = False) 
         up = torch.randn(out, rank, generator=generator) * decay * 0.05
         state[f"{name}.lora_down.weight"], state[f"{name}.lora_up.weight"] = down.half(), up.half()
         state[f"{name}.alpha"] = torch.tensor(float(rank))
-    return adapter_file.write(state, path, precision="fp16")
+    return writing.write(state, path, precision="fp16")
 
 
 def subset(path: Path, every: int):
@@ -95,7 +95,7 @@ def dense(paths: list[Path], every: int) -> float:
 def shrink(path: Path, megabytes: float, out: Path) -> float:
     started = time.perf_counter()
     outcome = compress(open_adapter(path), Cut(megabytes=megabytes), dtype=torch.float16)
-    adapter_file.write(outcome.state, out, precision="fp16")
+    writing.write(outcome.state, out, precision="fp16")
     return time.perf_counter() - started
 
 

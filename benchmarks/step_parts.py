@@ -19,16 +19,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import train_step
 
-from lora2_core import train
 from lora2_core.backbones.diffusers_unet import DiffusersUNet
 from lora2_core.config import TrainConfig
-from lora2_core.data import batches
+from lora2_core.diffusion.data import batches
+from lora2_core.training import loop
 
-PARTS = {  # name → what is timed: functions of lora2_core.train, methods of the rank method
-    "forward": (train, "forward"),
+PARTS = {  # name → what is timed: functions of training.loop, methods of the rank method
+    "forward": (loop, "forward"),
     "backward": (torch.Tensor, "backward"),
-    "clipping": (train, "_gather_gradients"),
-    "optimiser": (train, "_update"),
+    "clipping": (loop, "_gather_gradients"),
+    "optimiser": (loop, "_update"),
 }
 RANKS = ("set_scales", "penalty", "before_step", "after_step")
 
@@ -53,7 +53,7 @@ def shares(size: int, steps: int) -> dict[str, float]:
         steps=steps, r_init=9, r_max=32, dtype="fp32", rank_hold=0.0, rank_freeze=0.0, rank_rate=2.0
     )
     order = batches(train_step.dataset(size), batch_size=1, accumulation=1, seed=0)
-    training = train.Training(denoiser, order, config)
+    training = loop.Training(denoiser, order, config)
     spent: dict[str, float] = defaultdict(float)
     for part, (owner, name) in PARTS.items():
         timed(owner, name, part, spent)

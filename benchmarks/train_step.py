@@ -25,12 +25,12 @@ from diffusers import UNet2DConditionModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lora2_core.attention import blocks_checkpointed
 from lora2_core.backbones.diffusers_unet import DiffusersUNet
 from lora2_core.config import TrainConfig
-from lora2_core.data import Example, batches
-from lora2_core.losses import prediction_loss
-from lora2_core.train import train
+from lora2_core.diffusion.data import Example, batches
+from lora2_core.diffusion.loss import prediction_loss
+from lora2_core.training.checkpointing import blocks_checkpointed
+from lora2_core.training.loop import train
 
 WARM_UP, TIMED = 3, 10
 VARIANTS = ("lora2", "lora", "peft", "lora512", "peft512", "lora2_from_512")

@@ -29,8 +29,8 @@ from host.comfy_host import PACK, open_host
 from unet_shapes import SDXL, unet_shapes
 from web.page import open_browser, open_page
 
-from lora2_core.file_metadata import kohya_name
-from lora2_core.train import StepInfo
+from lora2_core.files.module_names import kohya_name
+from lora2_core.training.result import StepInfo
 
 ATTENTION = {
     key.removesuffix(".weight"): shape

@@ -3,8 +3,6 @@
 from dataclasses import dataclass, fields, replace
 
 from .errors import LoRA2Error
-from .file_size import BYTES
-from .importance import QUANTILE
 
 METHODS = ("lora2", "ac_lora", "lora")
 AC_MODES = ("product", "paper")
@@ -15,6 +13,8 @@ LR_SCHEDULERS = ("constant", "linear", "cosine", "cosine_with_restarts", "polyno
 TIMESTEP_BIASES = ("none", "earlier", "later", "range")
 OFFLOADS = ("auto", "none", "all")
 MAX_RANK = 512
+QUANTILE = 0.9  # q: share of the mass that the kept rows hold [LoRA², section 3.2]
+BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}  # of one number in a file
 
 # [LoRA², section 4]: `paper` is the printed setting; the smaller two are this project's.
 PRESETS = {

@@ -2,8 +2,8 @@
 
 from comfy_api.latest import io
 
-from ..lora2_core import rank_report
 from ..lora2_core.rank_tools import compress
+from ..lora2_core.ranks import rank_report
 from . import host
 from .sockets import (
     CATEGORY,

@@ -2,11 +2,11 @@
 
 from comfy_api.latest import io
 
-from ..lora2_core import rank_report
-from ..lora2_core.adapter_file import LoraState
 from ..lora2_core.errors import LoRA2Error
+from ..lora2_core.files.adapter_file import LoraState
 from ..lora2_core.rank_tools import Ingredient, expand
 from ..lora2_core.rank_tools.expand import highest_rank
+from ..lora2_core.ranks import rank_report
 from .sockets import CATEGORY, LoraModel, RankReport, growing_adapters, ingredients
 
 

@@ -4,9 +4,9 @@ import json
 
 from comfy_api.latest import io
 
-from ..lora2_core import rank_picture
 from ..lora2_core.errors import LoRA2Error
 from ..lora2_core.rank_tools import Adapter
+from ..lora2_core.ranks import rank_picture
 from . import host, reports
 from .shown import shown
 from .sockets import (

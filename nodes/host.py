@@ -26,8 +26,8 @@ from server import PromptServer
 from torch import Tensor, nn
 
 from ..lora2_core.errors import LoRA2Error
-from ..lora2_core.preview_folder import PreviewFolder
-from ..lora2_core.train import StepInfo
+from ..lora2_core.runs.preview_folder import PreviewFolder
+from ..lora2_core.training.result import StepInfo
 from .live import runs
 
 Interrupt = comfy.model_management.InterruptProcessingException

@@ -12,7 +12,7 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ..lora2_core.data import Example
+from ..lora2_core.diffusion.data import Example
 from ..lora2_core.errors import LoRA2Error
 from .host_loan import Loan, blocks_of, in_full
 

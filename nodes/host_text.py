@@ -6,10 +6,10 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from ..lora2_core.data import Example
+from ..lora2_core.diffusion.data import Example
+from ..lora2_core.diffusion.text_encoders import TOKENS, WithText
 from ..lora2_core.errors import LoRA2Error
-from ..lora2_core.memory_trace import has_shape_alone
-from ..lora2_core.text_encoders import TOKENS, WithText
+from ..lora2_core.room.trace import has_shape_alone
 from .host_loan import in_full
 from .host_model import HostDenoiser
 

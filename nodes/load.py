@@ -3,11 +3,10 @@
 from comfy_api.latest import io
 from safetensors.torch import load_file
 
-from ..lora2_core import rank_report
-from ..lora2_core.adapter_file import LoraState
-from ..lora2_core.file_header import read_header
-from ..lora2_core.file_names import seen, seen_in_header, stored_components
-from ..lora2_core.fit import fit
+from ..lora2_core.files.adapter_file import LoraState
+from ..lora2_core.files.fit import fit
+from ..lora2_core.files.header import read_header
+from ..lora2_core.files.stored import seen, seen_in_header, stored_components
 from ..lora2_core.rank_tools import (
     Adapter,
     Ingredient,
@@ -16,6 +15,7 @@ from ..lora2_core.rank_tools import (
     open_adapter,
     parse_blocks,
 )
+from ..lora2_core.ranks import rank_report
 from . import host
 from .host_model import describe
 from .sockets import ADVANCED, CATEGORY, SAVED_AS, RankReport, cut, cut_inputs, fingerprint

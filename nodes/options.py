@@ -2,13 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..lora2_core.config import (
-    LR_SCHEDULERS,
-    OFFLOADS,
-    OPTIMIZERS,
-    TIMESTEP_BIASES,
-    TrainConfig,
-)
+from ..lora2_core.config import LR_SCHEDULERS, OFFLOADS, OPTIMIZERS, TIMESTEP_BIASES, TrainConfig
 from .sockets import ADVANCED, CATEGORY, TrainOptions
 
 _D = TrainConfig()

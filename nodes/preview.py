@@ -5,9 +5,9 @@ from typing import NamedTuple
 from comfy_api.latest import io
 
 from ..lora2_core.errors import LoRA2Error
-from ..lora2_core.preview_folder import PreviewFolder
-from ..lora2_core.previews import Previews
-from ..lora2_core.run_folder import RunFolder
+from ..lora2_core.runs.preview_folder import PreviewFolder
+from ..lora2_core.runs.previews import Previews
+from ..lora2_core.runs.run_folder import RunFolder
 from . import host
 from .host_loan import ModelLost
 from .host_model import HostDenoiser

@@ -4,8 +4,8 @@ import json
 
 from comfy_api.latest import io
 
-from ..lora2_core import rank_map
 from ..lora2_core.errors import LoRA2Error
+from ..lora2_core.ranks import rank_map
 from . import reports
 from .sockets import (
     CATEGORY,

@@ -1,8 +1,8 @@
 """Rank reports of whatever a socket carries."""
 
-from ..lora2_core import rank_report
-from ..lora2_core.lazy_file import LazyState
+from ..lora2_core.files.lazy import LazyState
 from ..lora2_core.rank_tools import Adapter, Ingredient, open_adapter
+from ..lora2_core.ranks import rank_report
 from . import host
 
 

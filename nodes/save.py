@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..lora2_core import adapter_file
+from ..lora2_core.files import adapter_file, writing
 from . import host
 from .sockets import CATEGORY, LoraModel
 
@@ -46,7 +46,7 @@ class LoRA2Save(io.ComfyNode):
     def execute(cls, lora, prefix, precision, trigger_words="") -> io.NodeOutput:
         folder = host.loras_folder()
         state = adapter_file.with_trigger_words(adapter_file.as_state(lora), trigger_words)
-        path = adapter_file.write_new(state, folder, prefix, precision=precision)
+        path = writing.write_new(state, folder, prefix, precision=precision)
         name = path.relative_to(folder.resolve()).as_posix()
         text = f"saved {name} ({path.stat().st_size / 1e6:.1f} MB)"
         return io.NodeOutput(name, ui={"text": [text]})

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from secrets import token_urlsafe
 from threading import Lock
 
-from ..lora2_core.lazy_file import LazyState
+from ..lora2_core.files.lazy import LazyState
 from ..lora2_core.rank_tools import Adapter, Spectra
 
 _MOST = 64  # adapters; an older picture can no longer ask

@@ -5,18 +5,21 @@ from contextlib import nullcontext
 
 from comfy_api.latest import io
 
-from ..lora2_core import adapter_file, rank_map, rank_report
 from ..lora2_core.config import DTYPES, MAX_RANK, METHODS, PRESETS, TARGETS, TrainConfig
-from ..lora2_core.data import batches, check_examples
+from ..lora2_core.diffusion.data import batches, check_examples
 from ..lora2_core.errors import LoRA2Error
-from ..lora2_core.memory import amount
-from ..lora2_core.offload import bytes_on, weights_of
-from ..lora2_core.out_of_memory import explained
-from ..lora2_core.packing import pack_result
-from ..lora2_core.room import room_for
-from ..lora2_core.run_folder import RunFolder, run_kept
-from ..lora2_core.run_state import RunState
-from ..lora2_core.train import Training, TrainingDiverged, starting_ranks
+from ..lora2_core.files.free_name import free_name
+from ..lora2_core.ranks import rank_map, rank_report
+from ..lora2_core.room.advice import explained
+from ..lora2_core.room.need import amount
+from ..lora2_core.room.offload import bytes_on, weights_of
+from ..lora2_core.room.plan import room_for
+from ..lora2_core.runs.packing import pack_result
+from ..lora2_core.runs.run_folder import RunFolder, run_kept
+from ..lora2_core.training.loop import Training
+from ..lora2_core.training.plan import starting_ranks
+from ..lora2_core.training.result import TrainingDiverged
+from ..lora2_core.training.run_state import RunState
 from . import host
 from .host_model import check_trainable, examples, latent_channels, trainable
 from .host_text import text_trainable, with_captions
@@ -434,7 +437,7 @@ def _run(name: str, resume: str) -> tuple[RunFolder, RunState | None]:
     """Folder of a new run, or of an old one with its last state."""
     root = host.runs_folder()
     if resume == NEW_RUN:
-        return RunFolder(adapter_file.free_name(root, name, "")), None
+        return RunFolder(free_name(root, name, "")), None
     folder = RunFolder(root / resume)
     state = folder.newest()
     if state is None:

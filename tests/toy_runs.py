@@ -4,8 +4,8 @@ import torch
 import toy
 
 from lora2_core.config import TrainConfig
-from lora2_core.data import Example, batches
-from lora2_core.train import train
+from lora2_core.diffusion.data import Example, batches
+from lora2_core.training.loop import train
 
 BASE = TrainConfig(
     steps=8,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from lora2_core.low_rank import budget_ranks, even_ranks, singular_values, truncate
+from lora2_core.layers.low_rank import budget_ranks, even_ranks, singular_values, truncate
 
 Factors = Mapping[str, tuple[Tensor, Tensor]]  # name → (down [r, n], up [m, r])
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from lora2_core.backbones.diffusers_unet import DiffusersUNet
-from lora2_core.data import Batch, batches
 from lora2_core.demo_model import studio
 from lora2_core.demo_model.checkpoint import DemoModel
 from lora2_core.demo_model.shapes import PICTURE
+from lora2_core.diffusion.data import Batch, batches
 from lora2_core.drawn_world import Scene, caption, render
 
 _BATCH = 64

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 from lora2_core.backbones.diffusers_unet import DiffusersUNet
-from lora2_core.data import Example
 from lora2_core.demo_model import bundled, checkpoint, studio
 from lora2_core.demo_model.checkpoint import DemoModel
+from lora2_core.diffusion.data import Example
 from lora2_core.drawn_world import (
     BACKGROUNDS,
     COLOURS,

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from lora2_core import adapter_file
-from lora2_core.applied import applied
 from lora2_core.config import TrainConfig
 from lora2_core.demo_model import studio
 from lora2_core.demo_model.recipe.autoencoder import to_tensor
 from lora2_core.demo_model.shapes import PICTURE
 from lora2_core.drawn_world import Subject, caption, render
-from lora2_core.file_metadata import training_metadata
+from lora2_core.files import adapter_file, writing
+from lora2_core.files.metadata import training_metadata
+from lora2_core.layers.applied import applied
 
 from . import cutting, identity, reader
 from .cutting import Factors
@@ -69,7 +69,7 @@ def size(factors: Factors, config: TrainConfig, nus: dict[str, float | None]) ->
     metadata = training_metadata(method=config.method, settings=vars(config), ranks=ranks)
     state = adapter_file.pack(factors, metadata=metadata)
     with tempfile.TemporaryDirectory() as folder:
-        file = adapter_file.write(state, Path(folder) / "a.safetensors", precision="fp16")
+        file = writing.write(state, Path(folder) / "a.safetensors", precision="fp16")
         return {"parameters": cutting.parameters(factors), "file_bytes": file.stat().st_size}
 
 

@@ -8,10 +8,11 @@ from functools import lru_cache
 from pathlib import Path
 
 from lora2_core.config import TrainConfig
-from lora2_core.data import batches
+from lora2_core.diffusion.data import batches
 from lora2_core.drawn_world import Subject
 from lora2_core.errors import LoRA2Error
-from lora2_core.train import TrainingDiverged, train
+from lora2_core.training.loop import train
+from lora2_core.training.result import TrainingDiverged
 
 from . import cutting, measure, store
 from .contestants import CONTESTANTS, PAPER, Contestant

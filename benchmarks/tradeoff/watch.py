@@ -5,7 +5,8 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from lora2_core.train import StepInfo, Training
+from lora2_core.training.loop import Training
+from lora2_core.training.result import StepInfo
 
 _FRAMES = 8  # in which every rank is kept
 _DIGITS = 3

@@ -6,7 +6,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from torch import Tensor, nn
 
-from ..text_encoders import TOKENS
+from ..diffusion.text_encoders import TOKENS
 
 
 class Captions:

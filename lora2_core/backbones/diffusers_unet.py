@@ -6,7 +6,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from .sgm_names import sgm_name
+from ..files.sgm_names import sgm_name
 
 TIMESTEPS = 1000
 BETA_START, BETA_END = 0.00085, 0.012  # SDXL's scaled-linear schedule

@@ -13,11 +13,11 @@ from diffusers.schedulers import EulerDiscreteScheduler
 from PIL import Image
 from torch import Tensor
 
-from ..data import Example
-from ..denoiser import Denoiser
+from ..diffusion.data import Example
+from ..diffusion.denoiser import Denoiser
+from ..diffusion.text_encoders import WithText
 from ..errors import LoRA2Error
-from ..file_header import read_header
-from ..text_encoders import WithText
+from ..files.header import read_header
 from . import single_file
 from .captions import Captions
 from .diffusers_unet import BETA_END, BETA_START, TIMESTEPS, DiffusersUNet

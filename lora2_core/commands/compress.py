@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from .. import adapter_file
+from ..files import writing
 from ..rank_tools import compress, open_adapter
 from .progress import Counter
 from .rank_options import add_cut, add_precision, check_out, cut_of, dtype_of, precision_of, said
@@ -23,5 +23,5 @@ def run(options: argparse.Namespace) -> None:
     precision = precision_of(options, [adapter])
     with Counter("compressing") as counter:
         outcome = compress(adapter, cut, dtype=dtype_of(precision), on_component=counter)
-    path = adapter_file.write(outcome.state, options.out, precision=precision)
+    path = writing.write(outcome.state, options.out, precision=precision)
     print(f"{outcome}\n{said(path)}")

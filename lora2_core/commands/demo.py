@@ -7,15 +7,18 @@ from pathlib import Path
 
 from PIL import Image
 
-from .. import adapter_file, demo, rank_picture
 from ..config import METHODS, TrainConfig
+from ..demo_model import demo
 from ..drawn_world import load_subjects
 from ..drawn_world.subjects import BUNDLED
 from ..errors import LoRA2Error
-from ..packing import pack_result
-from ..preview_folder import PreviewFolder
-from ..previews import Previews
-from ..rank_report import report
+from ..files import writing
+from ..files.free_name import free_name
+from ..ranks import rank_picture
+from ..ranks.rank_report import report
+from ..runs.packing import pack_result
+from ..runs.preview_folder import PreviewFolder
+from ..runs.previews import Previews
 from .folders import make_folder
 from .progress import Progress, warn
 
@@ -64,7 +67,7 @@ def run(options: argparse.Namespace) -> None:
     found = demo.run(subjects[options.subject], config, Progress(), _previews(options))
     _print_ranks(found.result.ranks)
     state = pack_result(found.result, trigger_words="sks", train_images=demo.PICTURES)
-    adapter = adapter_file.write_new(state, options.out, NAME, precision="fp16")
+    adapter = writing.write_new(state, options.out, NAME, precision="fp16")
     ranks = report(state)
     pictures = {
         adapter.with_name(f"{adapter.stem}_pictures.png"): demo.contact_sheet(found),
@@ -84,7 +87,7 @@ def _previews(options: argparse.Namespace) -> Callable | None:
     """What demo.run takes: from what draws, and how many pictures, to Previews."""
     if options.preview_every is None:
         return None
-    folder = PreviewFolder(adapter_file.free_name(options.out, f"{NAME}_previews", ""))
+    folder = PreviewFolder(free_name(options.out, f"{NAME}_previews", ""))
 
     def made(paint: Callable[[], list[Image.Image]], count: int) -> Previews:
         return Previews(folder, options.preview_every, paint, count, warn)

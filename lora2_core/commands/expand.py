@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from .. import adapter_file
+from ..files import writing
 from ..rank_tools import expand, open_adapter
 from .rank_options import add_precision, check_out, precision_of, said
 
@@ -20,7 +20,7 @@ def run(options: argparse.Namespace) -> None:
     adapter = open_adapter(options.file)
     expanded = expand(adapter, options.rank)
     precision = precision_of(options, [adapter])
-    path = adapter_file.write(expanded, options.out, precision=precision)
+    path = writing.write(expanded, options.out, precision=precision)
     ranks = [row.before for row in expanded.rows]
     print(
         f"{len(ranks)} components, rank {min(ranks)} to {max(ranks)} → {expanded.rows[0].after}\n"

@@ -4,8 +4,8 @@ import argparse
 import json
 from pathlib import Path
 
-from ..file_header import read_header, shown
-from ..rank_report import report_from_header
+from ..files.header import read_header, shown
+from ..ranks.rank_report import report_from_header
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

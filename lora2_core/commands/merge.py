@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from .. import adapter_file
 from ..errors import LoRA2Error
+from ..files import writing
 from ..rank_tools import Ingredient, merge, open_adapter
 from .progress import Counter
 from .rank_options import add_cut, add_precision, check_out, cut_of, dtype_of, precision_of, said
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> None:
             dtype=dtype_of(precision),
             on_component=counter,
         )
-    path = adapter_file.write(outcome.state, options.out, precision=precision)
+    path = writing.write(outcome.state, options.out, precision=precision)
     print(f"{outcome}\n{said(path)}")
 
 

@@ -3,7 +3,7 @@
 import sys
 import time
 
-from ..train import StepInfo
+from ..training.result import StepInfo
 
 _REDRAW = 0.1  # seconds, on a terminal
 _LINES = 20  # lines a run, in a log

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from .. import adapter_file
 from ..errors import LoRA2Error
-from ..file_layout import PRECISIONS
+from ..files.free_name import SUFFIX
+from ..files.layout import PRECISIONS
 from ..rank_tools import Adapter, Cut
 from ..rank_tools.cut import HOW
 
@@ -65,8 +65,8 @@ def dtype_of(precision: str) -> torch.dtype:
 
 def check_out(out: Path) -> None:
     """Before the work, not after. Raises LoRA2Error for a name that cannot be written."""
-    if out.suffix.lower() != adapter_file.SUFFIX:
-        raise LoRA2Error(f"out is {out}; choose a name ending in {adapter_file.SUFFIX}")
+    if out.suffix.lower() != SUFFIX:
+        raise LoRA2Error(f"out is {out}; choose a name ending in {SUFFIX}")
     if out.exists():
         raise LoRA2Error(f"{out} exists already and was not touched; choose another name")
 

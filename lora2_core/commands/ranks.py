@@ -4,11 +4,11 @@ import argparse
 import json
 from pathlib import Path
 
-from .. import rank_map
-from ..adapter_file import SUFFIX
 from ..errors import LoRA2Error
-from ..file_header import read_header
-from ..rank_report import report_from_header
+from ..files.free_name import SUFFIX
+from ..files.header import read_header
+from ..ranks import rank_map
+from ..ranks.rank_report import report_from_header
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

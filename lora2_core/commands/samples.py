@@ -7,10 +7,10 @@ from PIL import Image
 
 from ..backbones.drawing import Drawing
 from ..errors import LoRA2Error
-from ..preview_folder import PreviewFolder
-from ..previews import Previews
-from ..run_folder import RunFolder
-from ..train import Training
+from ..runs.preview_folder import PreviewFolder
+from ..runs.previews import Previews
+from ..runs.run_folder import RunFolder
+from ..training.loop import Training
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

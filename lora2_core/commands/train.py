@@ -9,22 +9,25 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageOps
 
-from .. import adapter_file, rank_map
 from ..backbones.pictures import read_folder
 from ..backbones.pipeline import RESOLUTION, load_checkpoint, load_folder
-from ..captions import with_trigger
 from ..config import AC_MODES, DTYPES, METHODS, OFFLOADS, PRESETS, TARGETS, TrainConfig
-from ..data import Example, batches, check_examples
 from ..demo_model.backbone import DemoBackbone
 from ..demo_model.shapes import PICTURE
+from ..diffusion.captions import with_trigger
+from ..diffusion.data import Example, batches, check_examples
 from ..errors import LoRA2Error
-from ..file_layout import PRECISIONS
-from ..offload import spread, visiting
-from ..out_of_memory import explained
-from ..packing import pack_result
-from ..room import room_for
-from ..run_folder import RunFolder, run_kept
-from ..train import Training, TrainingDiverged, starting_ranks
+from ..files import writing
+from ..files.layout import PRECISIONS
+from ..ranks import rank_map
+from ..room.advice import explained
+from ..room.offload import spread, visiting
+from ..room.plan import room_for
+from ..runs.packing import pack_result
+from ..runs.run_folder import RunFolder, run_kept
+from ..training.loop import Training
+from ..training.plan import starting_ranks
+from ..training.result import TrainingDiverged
 from . import knobs, samples
 from .folders import make_folder
 from .progress import Progress, warn
@@ -274,7 +277,7 @@ def run(options: argparse.Namespace) -> None:
     except KeyboardInterrupt:
         raise LoRA2Error(f"stopped. {_where(training, folder)}") from None
     state = pack_result(result, **facts)
-    path = adapter_file.write(state, options.out, precision=options.precision)
+    path = writing.write(state, options.out, precision=options.precision)
     ranks = sorted(rank for _, rank in result.ranks.values())
     print(
         f"saved {path} ({path.stat().st_size / 1e6:.2f} MB, {len(ranks)} components of rank "

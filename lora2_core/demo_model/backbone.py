@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..backbones.diffusers_unet import DiffusersUNet
 from ..backbones.drawing import Drawing
-from ..data import Example
+from ..diffusion.data import Example
 from . import bundled, checkpoint, studio
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..backbones.diffusers_unet import DiffusersUNet
 from ..backbones.pictures import to_tensor
-from ..data import Example
+from ..diffusion.data import Example
 from . import sampling
 from .checkpoint import DemoModel
 from .shapes import FACTOR, LATENT_CHANNELS, PICTURE

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..adapter import Adapter
 from ..config import TrainConfig
-from ..low_rank import energy_rank, product_svd, truncate
-from ..optimizer import RowOptimizer
+from ..layers.adapter import Adapter
+from ..layers.low_rank import energy_rank, product_svd, truncate
+from ..optimizers.rows import RowOptimizer
 from .method import Factors, Method, as_layer, uniform_rows
 
 _LEAST_SHARE = 0.5  # below it a restart would throw away most of what was learned

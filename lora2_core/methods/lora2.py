@@ -5,11 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..adapter import Adapter
-from ..budget import Budget, check_budget, even_rank
-from ..config import MAX_RANK, TrainConfig
-from ..file_size import BYTES
-from ..importance import (
+from ..config import BYTES, MAX_RANK, TrainConfig
+from ..layers.adapter import Adapter
+from ..layers.importance import (
     importances,
     nu_for_rank,
     nu_of,
@@ -17,9 +15,10 @@ from ..importance import (
     rho_of,
     sum_of_squares,
 )
-from ..losses import rank_penalty, row_penalty
-from ..optimizer import RowOptimizer
+from ..optimizers.rows import RowOptimizer
+from .budget import Budget, check_budget, even_rank
 from .method import Factors, Method
+from .rank_terms import rank_penalty, row_penalty
 
 _HEADROOM = 4  # highest rank over the mean, with a budget
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..adapter import Adapter
 from ..config import TrainConfig
-from ..optimizer import RowOptimizer
+from ..layers.adapter import Adapter
+from ..optimizers.rows import RowOptimizer
 
 Factors = tuple[Tensor, Tensor]  # down [rank, n…] and up [m, rank…], fp32 on the CPU
 

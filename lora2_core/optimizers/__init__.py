@@ -2,12 +2,13 @@
 
 from torch import nn
 
-from ..adapter import Adapter
 from ..config import TrainConfig
-from ..optimizer import RowAdamW, RowOptimizer
+from ..layers.adapter import Adapter
 from .adafactor import RowAdafactor
+from .adamw import RowAdamW
 from .adamw8bit import RowAdamW8bit
 from .prodigy import RowProdigy
+from .rows import RowOptimizer
 
 _FASTEST = 0.5  # of ρ in a step; a trial of a few steps would throw every rank to an end
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from ..adapter import Adapter, Rows
-from ..optimizer import RowOptimizer
+from ..layers.adapter import Adapter, Rows
+from .rows import RowOptimizer
 
 State = dict[str, Tensor | int]
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..adapter_file import load_factors
 from ..errors import LoRA2Error
-from ..file_metadata import read_peft_note
-from ..file_names import Stored, seen, stored_components
-from ..lazy_file import LazyState
-from ..module_names import architecture, canonical_names
+from ..files.adapter_file import load_factors
+from ..files.lazy import LazyState
+from ..files.metadata import read_peft_note
+from ..files.module_names import architecture, canonical_names
+from ..files.stored import Stored, seen, stored_components
 from .split import Split, split
 
 

@@ -7,9 +7,9 @@ from math import prod
 import torch
 from torch import Tensor
 
-from ..adapter_file import LoraState
-from ..file_names import Stored
-from ..file_size import overhead
+from ..files.adapter_file import LoraState
+from ..files.size import overhead
+from ..files.stored import Stored
 from .cut import Cut
 from .outcome import Outcome, Row, put
 from .parallel import in_order

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..errors import LoRA2Error
-from ..low_rank import budget_ranks, even_ranks
+from ..layers.low_rank import budget_ranks, even_ranks
 
 HOW = ("svd", "prefix")
 

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from ..adapter_file import load_factors
 from ..errors import LoRA2Error
-from ..file_metadata import read_peft_note
+from ..files.adapter_file import load_factors
+from ..files.metadata import read_peft_note
 from .adapters import Adapter
 from .metadata import of_expanded
 from .outcome import KOHYA, Row

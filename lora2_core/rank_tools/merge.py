@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import LoRA2Error
-from ..module_names import attention_kind
+from ..files.module_names import attention_kind
 from .adapters import Adapter
 from .assemble import Part, assemble
 from .blocks import BlockStrengths

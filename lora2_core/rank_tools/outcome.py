@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..adapter_file import LoraState
-from ..file_names import Stored
+from ..files.adapter_file import LoraState
+from ..files.stored import Stored
 
 KOHYA = ("lora_unet_", "lora_te")
 

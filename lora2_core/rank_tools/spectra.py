@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from threading import Lock
 
-from ..adapter_file import alphas
-from ..low_rank import energy_rank, singular_values
+from ..files.adapter_file import alphas
+from ..layers.low_rank import energy_rank, singular_values
 from .adapters import Adapter
 from .parallel import in_order
 

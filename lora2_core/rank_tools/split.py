@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..errors import LoRA2Error
-from ..low_rank import mixers
+from ..layers.low_rank import mixers
 
 _LARGEST_GRAM = 8192  # rows; of fp64, half a gigabyte
 

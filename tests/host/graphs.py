@@ -11,9 +11,9 @@ from host.comfy_host import ROOT, ComfyHost, Graph, Node, Run
 from safetensors.torch import load_file
 from unet_shapes import KOALA_SMALL, unet_shapes
 
-from lora2_core import adapter_file
-from lora2_core.adapter_file import LoraState
-from lora2_core.file_metadata import kohya_name
+from lora2_core.files import writing
+from lora2_core.files.adapter_file import LoraState
+from lora2_core.files.module_names import kohya_name
 
 PHOTOGRAPHS = ROOT / "tests" / "data" / "dog"
 SETTINGS = {
@@ -87,7 +87,7 @@ def random_lora(
         state[f"{stem}.lora_down.weight"] = torch.randn(rank, into, generator=generator)
         state[f"{stem}.lora_up.weight"] = size * decay * torch.randn(out, rank, generator=generator)
         state[f"{stem}.alpha"] = torch.tensor(float(rank))
-    adapter_file.write(state, path, precision="fp32")
+    writing.write(state, path, precision="fp32")
     return path.name
 
 

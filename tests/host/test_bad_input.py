@@ -11,7 +11,7 @@ from host import checkpoints, graphs
 from host.comfy_host import Graph, PromptRejected
 from safetensors.torch import save_file
 
-from lora2_core import adapter_file
+from lora2_core.files import adapter_file
 
 
 def files(host) -> set[Path]:
@@ -45,9 +45,7 @@ def finished(host, checkpoint="small_koala", **settings):
 def latents_from(host, graph, train, name, tensor):
     """Feeds LoRA2Train a latent from a file instead of the data set."""
     folder = host.base / "input"
-    save_file(
-        {"latent_tensor": tensor, "latent_format_version_0": torch.tensor([])}, folder / name
-    )
+    save_file({"latent_tensor": tensor, "latent_format_version_0": torch.tensor([])}, folder / name)
     node = graph.node("LoadLatent", latent=name)
     graph[train.id]["inputs"]["latents"] = node[0]
 

@@ -5,7 +5,7 @@ import json
 from host import graphs
 from host.comfy_host import Graph
 
-from lora2_core import rank_map
+from lora2_core.ranks import rank_map
 
 
 def trained(host, name, precision="fp16", wire=None, **settings):

@@ -5,9 +5,9 @@ from diffusers import UNet2DConditionModel
 from host import graphs
 from peers import error, load_with_diffusers
 
-from lora2_core.adapter_file import components, read
 from lora2_core.backbones.diffusers_unet import DiffusersUNet
-from lora2_core.file_metadata import kohya_name
+from lora2_core.files.adapter_file import components, read
+from lora2_core.files.module_names import kohya_name
 
 
 def sdxl_at_320_channels() -> UNet2DConditionModel:

@@ -93,9 +93,7 @@ def test_a_data_set_from_photographs(host):
     _, clip, vae = checkpoints.load(host, graph, "small_koala")
     images = graph.node("LoadImageDataSetFromFolder", folder=host.add_images(PHOTOGRAPHS, "dog"))
     caption = graph.node("PrimitiveString", value="a photo of a sks dog")
-    data = graph.node(
-        "MakeTrainingDataset", images=images[0], vae=vae, clip=clip, texts=caption[0]
-    )
+    data = graph.node("MakeTrainingDataset", images=images[0], vae=vae, clip=clip, texts=caption[0])
     graph.node(
         "SaveTrainingDataset",
         latents=data[0],
@@ -137,7 +135,6 @@ def test_a_graph_that_cannot_run_is_refused(host):
         host.run(graph)
     assert host.object_info("NoSuchNode") == {}
     assert "ckpt_name" in host.object_info("CheckpointLoaderSimple")["input"]["required"]
-
 
 
 def test_the_stock_loader_takes_the_small_sdxl(host):

@@ -6,14 +6,14 @@ import torch
 from host import checkpoints, graphs
 from host.comfy_host import Graph
 
-from lora2_core import adapter_file
 from lora2_core.backbones import single_file
 from lora2_core.backbones.diffusers_unet import DiffusersUNet
 from lora2_core.config import TrainConfig
-from lora2_core.data import Example, batches
-from lora2_core.file_header import read_header
-from lora2_core.packing import pack_result
-from lora2_core.train import train
+from lora2_core.diffusion.data import Example, batches
+from lora2_core.files import adapter_file
+from lora2_core.files.header import read_header
+from lora2_core.runs.packing import pack_result
+from lora2_core.training.loop import train
 
 SETTINGS = graphs.SETTINGS | {"steps": 4, "batch_size": 2, "targets": "attention+feed_forward"}
 

@@ -10,9 +10,10 @@ from host import checkpoints, graphs
 from host.comfy_host import Graph, HostError, NodeFailed
 from safetensors.torch import save_file
 
-from lora2_core import rank_picture, rank_report
-from lora2_core.adapter_file import LoraState, components, read, write
-from lora2_core.file_header import read_header
+from lora2_core.files.adapter_file import LoraState, components, read
+from lora2_core.files.header import read_header
+from lora2_core.files.writing import write
+from lora2_core.ranks import rank_picture, rank_report
 
 
 def shown(host, lora_name="(connected lora)", build=None):

@@ -7,9 +7,9 @@ import time
 import pytest
 from host import graphs
 
-from lora2_core import rank_report
-from lora2_core.adapter_file import read
-from lora2_core.file_metadata import read_rank_note
+from lora2_core.files.adapter_file import read
+from lora2_core.files.metadata import read_rank_note
+from lora2_core.ranks import rank_report
 
 STEPS = 12
 

@@ -11,7 +11,7 @@ from host.comfy_host import HostError
 from PIL import Image
 from safetensors.torch import load_file
 
-from lora2_core import adapter_file
+from lora2_core.files import adapter_file
 
 STEPS = 6
 

@@ -5,8 +5,8 @@ import torch
 from host import checkpoints, graphs
 from host.comfy_host import Graph
 
-from lora2_core import adapter_file
-from lora2_core.adapter_file import components
+from lora2_core.files import adapter_file
+from lora2_core.files.adapter_file import components
 
 
 @pytest.fixture

@@ -9,9 +9,10 @@ import torch
 from host import graphs
 from PIL import Image
 
-from lora2_core import rank_report
-from lora2_core.adapter_file import LoraState, components, read, write
-from lora2_core.file_header import read_header
+from lora2_core.files.adapter_file import LoraState, components, read
+from lora2_core.files.header import read_header
+from lora2_core.files.writing import write
+from lora2_core.ranks import rank_report
 
 TYPE = "LoRA2RankHeatmap"
 RANKS = (1, 4, 9, 32, 2, 17)

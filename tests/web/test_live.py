@@ -6,8 +6,8 @@ import pytest
 from host import checkpoints
 from web.page import RENDERERS, template
 
-from lora2_core import rank_report
-from lora2_core.adapter_file import read
+from lora2_core.files.adapter_file import read
+from lora2_core.ranks import rank_report
 
 STEPS = 40
 STATE = re.compile(r"step (\d+)/(\d+), loss ([\d.]+), mean rank ([\d.]+), ([\d.]+) MB in fp16(.*)")

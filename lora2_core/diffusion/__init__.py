@@ -1,0 +1,1 @@
+"""What is learned from, and what training asks of a diffusion model."""

@@ -1,0 +1,1 @@
+"""The adapter file: its header, layout, metadata and names."""

@@ -1,0 +1,139 @@
+"""An adapter's tensors as a file holds them: dtypes, order, and how alpha and the factors share ΔW.
+
+One alpha for all components. diffusers (0.35 and 0.42 measured) loses the alphas of attention
+layers in kohya's names and scales all of them by one alpha over the layer's rank; older ones do
+so wherever alpha is missing. With unequal ranks and alpha = rank, ΔW comes out wrong by their
+ratio. With one alpha everywhere, all loaders agree.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from ..errors import LoRA2Error
+from .header import TensorInfo, shown
+from .stored import Stored, seen, split_key, stored_components
+
+PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_DTYPE_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_PLAIN_ROUNDING = 2**-10  # relative; rounding to fp16 costs at most half of it above its subnormals
+
+
+class Layout:
+    """What to write for an adapter; tensors are converted one at a time, a copy could take
+    gigabytes.
+
+    tensors: name → dtype, shape, byte range. Order: as in the adapter, except that larger dtypes
+    (alpha) come first, so that every tensor is aligned. Raises LoRA2Error for an empty adapter and
+    for tensors that are no floating-point numbers.
+    """
+
+    def __init__(self, state: Mapping[str, Tensor], precision: str):
+        if not state:
+            raise LoRA2Error("the adapter holds no tensors; train it before you save it")
+        for key, tensor in state.items():
+            if not (tensor.is_floating_point() or key.endswith(".alpha")):
+                raise LoRA2Error(
+                    f"tensor {shown(key)} is {tensor.dtype}; only floating-point adapters can be "
+                    "saved"
+                )
+        self._precision = precision
+        self._source, self._factors = _balanced(state, precision)
+        self.tensors: dict[str, TensorInfo] = {}
+        end = 0
+        for key in sorted(self._source, key=lambda key: -self._dtype(key).itemsize):
+            shape = tuple(self._source[key].shape)
+            start, end = end, end + math.prod(shape) * self._dtype(key).itemsize
+            self.tensors[key] = TensorInfo(_DTYPE_NAMES[self._dtype(key)], shape, start, end)
+
+    def __iter__(self) -> Iterator[memoryview]:
+        """The bytes of each tensor in order; raises LoRA2Error for NaN, infinity and overflow."""
+        for key in self.tensors:
+            tensor = self._source[key].detach()
+            if key in self._factors:
+                tensor = tensor.float() * self._factors[key]
+            stored = tensor.to("cpu", self._dtype(key)).contiguous()
+            if not torch.isfinite(stored).all():
+                raise self._not_finite(key)
+            yield memoryview(stored.reshape(-1).view(torch.uint8).numpy())
+
+    def sha256(self) -> str:
+        """Of all tensor bytes, as kohya's tools and ModelSpec define a model's hash."""
+        digest = hashlib.sha256()
+        for data in self:
+            digest.update(data)
+        return digest.hexdigest()
+
+    def _dtype(self, key: str) -> torch.dtype:
+        return torch.float32 if key.endswith(".alpha") else PRECISIONS[self._precision]
+
+    def _not_finite(self, key: str) -> LoRA2Error:
+        name, _ = split_key(key)
+        tensor = self._source[key]
+        if not torch.isfinite(tensor).all():
+            return LoRA2Error(
+                f"component {name} holds NaN or infinite values ({shown(key)}); train again with a "
+                "lower learning rate, or in bf16 or fp32"
+            )
+        largest = float(tensor.detach().abs().max()) * abs(self._factors.get(key, 1.0))
+        way_out = "save in bf16 or fp32" if self._precision == "fp16" else "scale it down first"
+        return LoRA2Error(
+            f"component {name} has values up to {largest:.3g} ({shown(key)}), beyond the range of "
+            f"{self._precision}; {way_out}"
+        )
+
+
+def alpha_value(state: Mapping[str, Tensor], key: str) -> float:
+    """The number in an alpha tensor; raises LoRA2Error if it is NaN or infinite."""
+    alpha = float(state[key])
+    if not math.isfinite(alpha):
+        raise LoRA2Error(f"{shown(key)} is {alpha}; save the LoRA again with a finite alpha")
+    return alpha
+
+
+def _balanced(
+    state: Mapping[str, Tensor], precision: str
+) -> tuple[Mapping[str, Tensor], dict[str, float]]:
+    """(tensors with one alpha for all components, multipliers of the factors that keep ΔW).
+
+    Adapters of other kinds or in other names stay as they are.
+    """
+    try:
+        listed = stored_components(seen(state))
+    except LoRA2Error:
+        return state, {}
+    if not all(stored.down.endswith(".lora_down.weight") for stored in listed):
+        return state, {}
+    alphas = [alpha_value(state, s.alpha) if s.alpha else float(s.rank) for s in listed]
+    common = alphas[0] if len(set(alphas)) == 1 else 1.0
+    tensors, factors = dict(state), {}
+    for stored, alpha in zip(listed, alphas, strict=True):
+        tensors[f"{stored.name}.alpha"] = torch.tensor(common)
+        if alpha != common:
+            factors[stored.up] = alpha / common
+        if precision == "fp16":
+            factors |= _shifted(state, stored, factors.get(stored.up, 1.0))
+    return tensors, factors
+
+
+def _shifted(state: Mapping[str, Tensor], stored: Stored, factor: float) -> dict[str, float]:
+    """Multipliers that keep a tiny factor out of fp16's subnormals, and a large one in its range.
+
+    ΔW is a product, so that one factor may hand size to the other; a power of two does so exactly.
+    Only pairs that would suffer are touched.
+    """
+    down, up = state[stored.down].detach().float(), state[stored.up].detach().float() * factor
+    if _survives_fp16(down) and _survives_fp16(up):
+        return {}
+    largest = float(down.abs().max()), float(up.abs().max())
+    if not all(0 < size < math.inf for size in largest):
+        return {}
+    shift = round((math.log2(largest[1]) - math.log2(largest[0])) / 2)
+    return {stored.down: 2.0**shift, stored.up: factor * 2.0**-shift}
+
+
+def _survives_fp16(tensor: Tensor) -> bool:
+    return bool((tensor.half().float() - tensor).norm() <= _PLAIN_ROUNDING * tensor.norm())

@@ -1,0 +1,113 @@
+"""Learned ranks as a thing of their own: where another run starts, or what it keeps to.
+
+A map is a rank report (rank_report.report), or as much of one as names its components and ranks.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+
+from ..errors import LoRA2Error
+from ..files.module_names import canonical_names, kohya_name
+from . import rank_report
+
+_PLACED = ("section", "block", "row", "column")
+
+
+def parse(text: str) -> dict:
+    """A rank report from JSON text; raises LoRA2Error if it is none."""
+    try:
+        report = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise LoRA2Error(f"the rank report is not JSON ({error}); give it whole") from None
+    of_report(report)
+    return report
+
+
+def of_report(report: Mapping) -> dict[str, int]:
+    """Component, by kohya's name of its layer → rank; raises LoRA2Error for anything else.
+
+    Names of other styles are understood if the report has the shapes too.
+    """
+    rows = report.get("components") if isinstance(report, Mapping) else None
+    try:
+        found = {row["name"]: row["rank"] for row in rows}
+    except (TypeError, KeyError):
+        found = {}
+    if not found or not all(
+        isinstance(name, str) and type(rank) is int and rank >= 0 for name, rank in found.items()
+    ):
+        raise LoRA2Error(
+            'this is no rank report; it needs "components", each with "name" and "rank", as a '
+            "training, `inspect --json` or the rank heatmap gives it"
+        )
+    shapes = {row["name"]: row.get("shape") for row in rows}
+    if all(map(_is_shape, shapes.values())):
+        names = canonical_names({name: tuple(shape) for name, shape in shapes.items()})
+        found = {names[name]: rank for name, rank in found.items()}
+    return found
+
+
+def averaged(reports: Sequence[Mapping]) -> dict:
+    """The report of the mean rank of every component, over the reports that have it.
+
+    Rounded, halves up, at least 1; bytes in half precision. Raises LoRA2Error if there is none, if
+    one is not whole, or if a layer has two shapes.
+    """
+    if not reports:
+        raise LoRA2Error("there are no ranks to average; give at least one adapter or report")
+    ranks: dict[str, list[int]] = {}
+    rows: dict[str, dict] = {}
+    for report in reports:
+        for (name, rank), row in zip(of_report(report).items(), report["components"], strict=True):
+            placed = all(isinstance(row.get(key), str) for key in _PLACED)
+            if not placed or not _is_shape(row.get("shape")):
+                raise LoRA2Error(
+                    f"the rank report says too little of {row['name'][:200]!r}: it needs its "
+                    f"shape and its place ({', '.join(_PLACED)}), as `inspect --json` gives them"
+                )
+            first = rows.setdefault(name, row)
+            if first["shape"] != row["shape"]:
+                raise LoRA2Error(
+                    f"{name[:200]!r} is {first['shape']} in one report and {row['shape']} in "
+                    "another; average adapters of one base model"
+                )
+            ranks.setdefault(name, []).append(rank)
+    found = []
+    for name, row in rows.items():
+        rank = max(1, math.floor(sum(ranks[name]) / len(ranks[name]) + 0.5))
+        out, *into = row["shape"]
+        found.append(
+            {"name": name, **{key: row[key] for key in _PLACED}, "rank": rank}
+            | {"shape": row["shape"], "alpha": None, "nu": None}
+            | {"bytes": 2 * rank * (out + math.prod(into))}
+        )
+    return rank_report.of_rows(found, method=None)
+
+
+def starts(
+    ranks: Mapping[str, int],
+    components: Sequence[tuple[str, tuple[int, ...]]],
+    otherwise: int,
+) -> list[int]:
+    """The rank that each component of a run starts from, in the run's order.
+
+    ranks: names as in the file. components: (module name, weight shape). otherwise: for those that
+    the map does not name. A rank above a layer's size is cut to it. Raises LoRA2Error if none is
+    named: then the map is of another network.
+    """
+    names = [kohya_name(module) for module, _ in components]
+    if not any(name in ranks for name in names):
+        raise LoRA2Error(
+            f"the rank map is of another network: none of its {len(ranks)} components "
+            f"({next(iter(ranks), 'none')}, …) is adapted here ({names[0]}, …); take one of a run "
+            "on this kind of model"
+        )
+    return [
+        min(max(1, ranks.get(name, otherwise)), shape[0], math.prod(shape[1:]))
+        for name, (_, shape) in zip(names, components, strict=True)
+    ]
+
+
+def _is_shape(value: object) -> bool:
+    return isinstance(value, list) and len(value) > 1 and all(type(size) is int for size in value)

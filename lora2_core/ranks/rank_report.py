@@ -1,0 +1,111 @@
+"""What ranks an adapter has: rows that the viewer draws, ready for JSON."""
+
+from collections.abc import Mapping, Sequence
+from math import prod
+
+from torch import Tensor
+
+from ..errors import LoRA2Error
+from ..files.adapter_file import LoraState, alphas
+from ..files.header import Header
+from ..files.metadata import read_rank_note
+from ..files.module_names import canonical_names
+from ..files.stored import Stored, seen, seen_in_header, stored_components
+from ..rank_tools.expand import Expanded
+from ..rank_tools.outcome import Outcome
+from .placement import Place, outline, places
+
+FORMAT = 1
+
+
+def report(state: LoraState, listed: list[Stored] | None = None) -> dict:
+    """Ranks and sizes of an adapter in memory.
+
+    {"format", "method", "totals": {components, bytes, parameters, mean_rank, weighted_mean_rank,
+    min_rank, max_rank, rank_one}, "components": [{name, section, block, row, column, rank,
+    shape [m, n…], alpha, nu, bytes}…], "rows": [{row, section, block}…], "columns": […]}.
+    section to column: placement.Place; rows and columns are those that occur, in forward order.
+    alpha is null where the file has none (scale 1); nu and method are null where unknown. bytes
+    count factors and alpha as they are held. weighted_mean_rank weighs each component by its
+    parameters a unit of rank, m + n. listed: stored_components' list, if it is known. Raises
+    LoRA2Error for what adapter_file.components refuses.
+    """
+    listed = listed or stored_components(seen(state))
+    sizes = {key: _held(tensor) for key, tensor in state.items()}
+    return _report(listed, sizes, alphas(state, listed), state.metadata)
+
+
+def report_from_header(header: Header) -> dict:
+    """The same from a file's header alone, in which alpha is null: it is a tensor's value."""
+    sizes = {key: info.end - info.start for key, info in header.tensors.items()}
+    return _report(stored_components(seen_in_header(header)), sizes, {}, header.metadata)
+
+
+def with_cut(report: dict, outcome: Outcome | Expanded) -> dict:
+    """A report with what a cut kept: `retained`, a share of the energy Σσ², and `before`, the rank,
+    of every component, and `retained` of all together in the totals."""
+    rows = {row.name: row for row in outcome.rows}
+    components = [
+        row | {"before": rows[row["name"]].before, "retained": rows[row["name"]].retained}
+        for row in report["components"]
+    ]
+    totals = report["totals"] | {"retained": outcome.retained}
+    return report | {"totals": totals, "components": components}
+
+
+def of_rows(rows: Sequence[Mapping], method: str | None) -> dict:
+    """A report of its components' rows: totals, and the rows and columns that occur."""
+    ranks = [row["rank"] for row in rows]
+    weights = [row["shape"][0] + prod(row["shape"][1:]) for row in rows]
+    parameters = sum(rank * weight for rank, weight in zip(ranks, weights, strict=True))
+    totals = {
+        "components": len(rows),
+        "bytes": sum(row["bytes"] for row in rows),
+        "parameters": parameters,
+        "mean_rank": sum(ranks) / len(ranks),
+        "weighted_mean_rank": parameters / sum(weights),
+        "min_rank": min(ranks),
+        "max_rank": max(ranks),
+        "rank_one": ranks.count(1),
+    }
+    found = {"format": FORMAT, "method": method, "totals": totals, "components": list(rows)}
+    return found | outline(Place(*(row[key] for key in Place._fields)) for row in rows)
+
+
+def _report(
+    listed: list[Stored],
+    sizes: Mapping[str, int],
+    alpha_of: Mapping[str, float | None],
+    metadata: Mapping[str, str],
+) -> dict:
+    method, noted = read_rank_note(metadata)
+    rows = []
+    placed = _places(listed)
+    for stored in listed:
+        nu, rank = noted.get(stored.name, (None, None))
+        keys = (stored.down, stored.up, stored.mid, stored.alpha)
+        rows.append(
+            {
+                "name": stored.name,
+                **placed[stored.name]._asdict(),
+                "rank": stored.rank,
+                "shape": list(stored.shape),
+                "alpha": alpha_of.get(stored.name),
+                # a merge or a truncation changes the rank, and ν then no longer tells of it
+                "nu": nu if rank == stored.rank else None,
+                "bytes": sum(sizes[key] for key in keys if key is not None),
+            }
+        )
+    return of_rows(rows, method)
+
+
+def _places(listed: list[Stored]) -> dict[str, Place]:
+    try:
+        names = canonical_names({stored.name: stored.shape for stored in listed})
+    except LoRA2Error:  # one layer under two names; a report can still be given
+        names = {stored.name: stored.name for stored in listed}
+    return places(names)
+
+
+def _held(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()

@@ -1,0 +1,1 @@
+"""A run on disk: its states, previews, contact sheet and movie, and the adapter it ends in."""

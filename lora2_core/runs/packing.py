@@ -1,0 +1,17 @@
+"""A finished run as an adapter."""
+
+from dataclasses import asdict
+
+from ..files.adapter_file import LoraState, pack
+from ..files.metadata import training_metadata
+from ..training.result import TrainResult
+
+
+def pack_result(result: TrainResult, **facts) -> LoraState:
+    """The adapter with its metadata; facts: further arguments of training_metadata."""
+    config = result.config
+    metadata = training_metadata(
+        method=config.method, settings=asdict(config), ranks=result.ranks, steps=result.steps,
+        **facts,
+    )  # fmt: skip
+    return pack(result.factors, metadata=metadata)

@@ -1,0 +1,1 @@
+"""The training loop, and what watches the network while it runs."""

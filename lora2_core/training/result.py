@@ -1,0 +1,68 @@
+"""What a run tells after each step, what it ends in, and how it fails."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..config import TrainConfig
+from ..errors import LoRA2Error
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """What on_step is told after each optimiser step.
+
+    step: steps done, from 1. loss: prediction loss of this step. entropy: mean cross-attention
+    entropy in nats, or None. ranks: one a component, in the file's order. parameters: of a
+    file of these ranks. seconds: since start. components: module name and weight shape of each,
+    as the file names them; the same tuple every time. overhead: bytes of the file beside its rows.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    entropy: float | None
+    ranks: tuple[int, ...]
+    parameters: int
+    seconds: float
+    components: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    overhead: int = 0
+
+    @property
+    def megabytes(self) -> float:
+        """Size of the file in half precision, as it would be now."""
+        return (2 * self.parameters + self.overhead) / 1e6
+
+    @property
+    def mean_rank(self) -> float:
+        return sum(self.ranks) / len(self.ranks)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A trained adapter.
+
+    factors: module name → (down [D, n…], up [m, D…]), fp32 on the CPU, Λ folded into down; with
+    ema_decay those of the moving average.
+    ranks: module name → (ν or None, D). losses: prediction loss of each step. steps: how many
+    were run.
+    """
+
+    factors: dict[str, tuple[Tensor, Tensor]]
+    ranks: dict[str, tuple[float | None, int]]
+    losses: list[float]
+    steps: int
+    config: TrainConfig
+
+
+class TrainingDiverged(LoRA2Error):
+    """Loss or gradient became NaN or infinite. `result` holds the adapter of the last good step."""
+
+    def __init__(self, step: int, what: str, result: TrainResult):
+        super().__init__(
+            f"{what} at step {step} of {result.config.steps}; lower the learning "
+            f"rate ({result.config.learning_rate:g}) or train in bf16 or fp32 "
+            f"(now {result.config.dtype})"
+        )
+        self.step = step
+        self.result = result

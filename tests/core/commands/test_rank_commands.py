@@ -1,0 +1,87 @@
+"""expand, merge and compress, as a user calls them."""
+
+import pytest
+import torch
+from peers import error
+
+from lora2_core.__main__ import main
+from lora2_core.files.adapter_file import LoraState, components, read
+from lora2_core.files.writing import write
+
+
+@pytest.fixture
+def files(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    for name, ranks in (("a", (1, 4, 9)), ("b", (6, 6, 6))):
+        state = LoraState()
+        for block, rank in enumerate(ranks):
+            module = f"lora_unet_input_blocks_4_1_transformer_blocks_{block}_attn2_to_q"
+            state[f"{module}.lora_down.weight"] = torch.randn(rank, 32, generator=generator)
+            state[f"{module}.lora_up.weight"] = torch.randn(32, rank, generator=generator)
+            state[f"{module}.alpha"] = torch.tensor(2.0)
+        write(state, tmp_path / f"{name}.safetensors", precision="fp16")
+    return tmp_path
+
+
+def deltas(path):
+    return {name: factors.delta() for name, factors in components(read(path)).items()}
+
+
+def test_merge(files, capsys):
+    out = files / "sum.safetensors"
+    a, b = files / "a.safetensors", files / "b.safetensors"
+    assert main(["merge", f"{a}=0.8", f"{b}=0.5:1:2", "-o", str(out), "--precision", "fp32"]) == 0
+    said = capsys.readouterr().out
+    assert "merging 3/3" in said and "100.00 % of the energy kept" in said
+    one, two = deltas(a), deltas(b)
+    for name, delta in deltas(out).items():
+        assert error(delta, 0.8 * one[name] + 0.5 * 2 * two[name]) < 1e-5
+
+
+def test_compress_and_its_precision(files, capsys):
+    out = files / "small.safetensors"
+    assert main(["compress", str(files / "a.safetensors"), str(out), "--rank", "2"]) == 0
+    state = read(out)
+    assert {f.rank for f in components(state).values()} == {1, 2}
+    assert {t.dtype for n, t in state.items() if "lora_" in n and ".weight" in n} == {torch.float16}
+    assert "mean rank 4.7 → 1.7" in capsys.readouterr().out
+
+
+def test_expand(files):
+    out = files / "even.safetensors"
+    assert main(["expand", str(files / "a.safetensors"), str(out), "--rank", "16"]) == 0
+    assert {f.rank for f in components(read(out)).values()} == {16}
+    expected = deltas(files / "a.safetensors")
+    assert all(error(delta, expected[name]) < 1e-3 for name, delta in deltas(out).items())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["merge", "a.safetensors=-1", "-o", "x.safetensors"], "weight of a.safetensors is -1"),
+        (["merge", "a.safetensors=nan", "-o", "x.safetensors"], "is nan"),
+        (["merge", "a.safetensors=1:2", "-o", "x.safetensors"], "FILE=WEIGHT:SELF:CROSS"),
+        (["merge", "a.safetensors=", "-o", "x.safetensors"], "FILE=WEIGHT:SELF:CROSS"),
+        (["merge", "c.safetensors", "-o", "x.safetensors"], "c.safetensors"),
+        (["merge", "a.safetensors", "-o", "b.safetensors"], "exists already"),
+        (["compress", "a.safetensors", "x.safetensors", "--rank", "0"], "rank is 0"),
+        (["compress", "a.safetensors", "x.safetensors", "--budget-mb", "0.0001"], "at least"),
+        (["compress", "a.safetensors", "x.txt", "--rank", "2"], "x.txt"),
+        (["expand", "a.safetensors", "x.safetensors", "--rank", "3"], "compress"),
+    ],
+)
+def test_bad_input_is_named_and_leaves_nothing(files, monkeypatch, capsys, arguments, named):
+    monkeypatch.chdir(files)
+    before = sorted(files.iterdir())
+    assert main(arguments) == 2
+    assert named in capsys.readouterr().err
+    assert sorted(files.iterdir()) == before
+
+
+def test_a_name_may_hold_an_equals_sign(files, monkeypatch):
+    monkeypatch.chdir(files)
+    (files / "a.safetensors").rename(files / "a=1.safetensors")
+    assert main(["merge", "a=1.safetensors", "-o", "x.safetensors"]) == 0
+    assert main(["merge", "a=1.safetensors=0.5", "-o", "y.safetensors"]) == 0
+    one, half = deltas(files / "x.safetensors"), deltas(files / "y.safetensors")
+    assert all(error(half[name], 0.5 * one[name]) < 1e-3 for name in one)
