@@ -36,9 +36,10 @@ from lora2_core.backbones.diffusers_unet import DiffusersUNet
 from lora2_core.config import PRESETS, TrainConfig
 from lora2_core.diffusion.data import batches
 from lora2_core.diffusion.loss import prediction_loss
+from lora2_core.room import trace
 from lora2_core.room.offload import spread, visiting, weights_of
 from lora2_core.room.plan import room_for
-from lora2_core.training import attention, loop, plan
+from lora2_core.training import entropy, loop, plan
 from lora2_core.training import forward as forward_pass
 from lora2_core.training.checkpointing import blocks_checkpointed
 from lora2_core.training.entropy import EntropyProbe
@@ -182,7 +183,7 @@ def layer_by_layer() -> Iterator[None]:
     """Queries and entropies."""
     with (
         replaced(EntropyProbe, "_subset", each_by_itself),
-        replaced(attention, "_AT_ONCE", 1),
+        replaced(entropy, "_AT_ONCE", 1),
     ):
         yield
 

@@ -148,11 +148,11 @@ def following(steps: int = 1000) -> dict:
 
 
 def _live():
-    """nodes/live.py without the nodes, which need the host."""
+    """nodes/host/live.py without the nodes, which need the host."""
     for name, path in (("pack", ROOT), ("pack.nodes", ROOT / "nodes")):
         sys.modules[name] = types.ModuleType(name)
         sys.modules[name].__path__ = [str(path)]
-    return importlib.import_module("pack.nodes.live")
+    return importlib.import_module("pack.nodes.host.live")
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..lora2_core.rank_tools import compress
 from ..lora2_core.ranks import rank_report
-from . import host
+from .host import progress
 from .sockets import (
     CATEGORY,
     SAVED_AS,
@@ -48,7 +48,7 @@ class LoRA2Compress(io.ComfyNode):
     @classmethod
     def execute(cls, lora_name, lora=None, **limits) -> io.NodeOutput:
         adapter, limit = chosen_adapter(lora_name, lora), cut(**limits)
-        counter = host.Counter(cls.hidden.unique_id)
+        counter = progress.Counter(cls.hidden.unique_id)
         outcome = compress(adapter, limit, saved_as=SAVED_AS, on_component=counter)
         report = rank_report.with_cut(rank_report.report(outcome.state), outcome)
         return io.NodeOutput(outcome.state, report, ui={"text": [str(outcome)]})

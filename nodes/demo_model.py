@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from . import host_demo
+from .host import demo
 from .sockets import CATEGORY
 
 
@@ -28,4 +28,4 @@ class LoRA2DemoModel(io.ComfyNode):
 
     @classmethod
     def execute(cls) -> io.NodeOutput:
-        return io.NodeOutput(*host_demo.load())
+        return io.NodeOutput(*demo.load())

@@ -4,7 +4,7 @@ from comfy_api.latest import io
 from PIL import Image
 
 from ..lora2_core.drawn_world import load_subjects, photograph
-from . import host
+from .host import outputs
 from .sockets import CATEGORY
 
 
@@ -48,5 +48,5 @@ class LoRA2DemoPictures(io.ComfyNode):
     @classmethod
     def execute(cls, subject, count, seed) -> io.NodeOutput:
         pictures = photograph(load_subjects()[subject], count, seed)
-        images = [host.image(Image.fromarray(picture)) for picture, _ in pictures]
+        images = [outputs.image(Image.fromarray(picture)) for picture, _ in pictures]
         return io.NodeOutput(images, [caption for _, caption in pictures])

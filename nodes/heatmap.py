@@ -7,7 +7,8 @@ from comfy_api.latest import io
 from ..lora2_core.errors import LoRA2Error
 from ..lora2_core.rank_tools import Adapter
 from ..lora2_core.ranks import rank_picture
-from . import host, reports
+from . import reports
+from .host import outputs, server
 from .shown import shown
 from .sockets import (
     CATEGORY,
@@ -72,7 +73,7 @@ class LoRA2RankHeatmap(io.ComfyNode):
         if not views:
             raise LoRA2Error("there is nothing to show; choose a file, or connect a LoRA")
         highest = max(view["report"]["totals"]["max_rank"] for view in views)
-        pictures = [host.image(rank_picture.draw(view["report"], highest)) for view in views]
+        pictures = [outputs.image(rank_picture.draw(view["report"], highest)) for view in views]
         texts = [json.dumps(view["report"]) for view in views]
         return io.NodeOutput(pictures, texts, ui={"lora2_ranks": views})
 
@@ -102,5 +103,5 @@ def _spectra(asked: dict[str, str]) -> dict | None:
     return shown.component(token, int(component)) if number else None
 
 
-host.serve("/lora2/ranks", lambda asked: _of_file(asked.get("lora_name", "")))
-host.serve("/lora2/spectra", _spectra)
+server.serve("/lora2/ranks", lambda asked: _of_file(asked.get("lora_name", "")))
+server.serve("/lora2/spectra", _spectra)

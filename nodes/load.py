@@ -16,8 +16,8 @@ from ..lora2_core.rank_tools import (
     parse_blocks,
 )
 from ..lora2_core.ranks import rank_report
-from . import host
-from .host_model import describe
+from .host import folders, loader, progress
+from .host.model import describe
 from .sockets import ADVANCED, CATEGORY, SAVED_AS, RankReport, cut, cut_inputs, fingerprint
 
 _last: tuple[tuple, Adapter] | None = None  # one file's factorisation: the slider moves on one
@@ -39,7 +39,7 @@ class LoRA2Load(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The model to apply the LoRA to."),
                 io.Combo.Input(
-                    "lora_name", options=host.lora_names(), tooltip="A file of the loras folder."
+                    "lora_name", options=folders.lora_names(), tooltip="A file of the loras folder."
                 ),
                 io.Float.Input(
                     "strength_model", **strength, tooltip="How strongly to change the model."
@@ -85,7 +85,7 @@ class LoRA2Load(io.ComfyNode):
         limit, shares = cut(**limits), (self_attention, cross_attention, parse_blocks(blocks))
         outcome = None
         if limit.keeps_all and shares == (1.0, 1.0, parse_blocks("")):
-            header = read_header(host.lora_path(lora_name))
+            header = read_header(folders.lora_path(lora_name))
             listed = stored_components(seen_in_header(header))
             # as the host's loader does, without a copy of what the system has mapped
             state = LoraState(load_file(header.path), header.metadata)
@@ -93,27 +93,27 @@ class LoRA2Load(io.ComfyNode):
             adapter = _opened(lora_name, limit, cls.hidden.unique_id)
             outcome = merge([Ingredient(adapter, 1.0, *shares)], limit, saved_as=SAVED_AS)
             listed, state = stored_components(seen(outcome.state)), outcome.state
-        shapes = host.target_shapes(model, clip)
+        shapes = loader.target_shapes(model, clip)
         text = str(fit(listed, shapes, lora_name, describe(model)))
         report = rank_report.report(state, listed)
         if outcome is not None:
             report = rank_report.with_cut(report, outcome)
             text += f"\n{outcome}, {_megabytes(report):.1f} MB"
-        new_model, new_clip = host.apply_lora(model, clip, state, strength_model, strength_clip)
+        new_model, new_clip = loader.apply_lora(model, clip, state, strength_model, strength_clip)
         return io.NodeOutput(new_model, new_clip, report, ui={"text": [text]})
 
 
 def _opened(lora_name: str, limit, node_id: str | None) -> Adapter:
     """The file's adapter; for a cut with its directions in memory, which a next one needs again."""
     global _last
-    path = host.lora_path(lora_name)
+    path = folders.lora_path(lora_name)
     if limit.keeps_all:
         return open_adapter(path, lora_name)
     status = path.stat()
     key = (path, status.st_mtime_ns, status.st_size, limit.how)
     if _last is None or _last[0] != key:
         _last = None  # or two of them would be in memory
-        adapter = factorised(open_adapter(path, lora_name), limit.how, host.Counter(node_id))
+        adapter = factorised(open_adapter(path, lora_name), limit.how, progress.Counter(node_id))
         _last = key, adapter
     return _last[1]
 

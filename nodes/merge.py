@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..lora2_core.rank_tools import merge
 from ..lora2_core.ranks import rank_report
-from . import host
+from .host import progress
 from .sockets import (
     ADVANCED,
     CATEGORY,
@@ -49,7 +49,7 @@ class LoRA2Merge(io.ComfyNode):
     @classmethod
     def execute(cls, overlap=False, **inputs) -> io.NodeOutput:
         chosen = ingredients(inputs)
-        counter = host.Counter(cls.hidden.unique_id)
+        counter = progress.Counter(cls.hidden.unique_id)
         outcome = merge(
             chosen, cut(**inputs), overlap=overlap, saved_as=SAVED_AS, on_component=counter
         )

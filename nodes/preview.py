@@ -8,11 +8,11 @@ from ..lora2_core.errors import LoRA2Error
 from ..lora2_core.runs.preview_folder import PreviewFolder
 from ..lora2_core.runs.previews import Previews
 from ..lora2_core.runs.run_folder import RunFolder
-from . import host
-from .host_loan import ModelLost
-from .host_model import HostDenoiser
-from .host_sampling import SAMPLERS, SCHEDULERS, Sampling, painter, zeroed
-from .host_text import HostWithText
+from .host.loan import ModelLost
+from .host.model import HostDenoiser
+from .host.progress import Interrupt, Progress
+from .host.sampling import SAMPLERS, SCHEDULERS, Sampling, painter, zeroed
+from .host.text import HostWithText
 from .sockets import CATEGORY, Preview
 
 
@@ -30,7 +30,7 @@ class Plan(NamedTuple):
         self,
         run: RunFolder,
         denoiser: HostDenoiser | HostWithText,
-        progress: host.Progress,
+        progress: Progress,
     ) -> Previews:
         """Drawn into the run's folder, and shown on the page."""
         folder = PreviewFolder(run.path / "previews")
@@ -42,7 +42,7 @@ class Plan(NamedTuple):
             len(self.sampling.pairs),
             progress.trouble,
             progress.drawn,
-            stops=(host.Interrupt, ModelLost),
+            stops=(Interrupt, ModelLost),
         )
 
 

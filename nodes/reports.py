@@ -3,12 +3,12 @@
 from ..lora2_core.files.lazy import LazyState
 from ..lora2_core.rank_tools import Adapter, Ingredient, open_adapter
 from ..lora2_core.ranks import rank_report
-from . import host
+from .host import folders
 
 
 def file_adapter(name: str) -> Adapter:
     """A file of the loras folder."""
-    return open_adapter(host.lora_path(name), name)
+    return open_adapter(folders.lora_path(name), name)
 
 
 def wired(source, title: str) -> Adapter | dict:

@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..lora2_core.files import adapter_file, writing
-from . import host
+from .host import folders
 from .sockets import CATEGORY, LoraModel
 
 
@@ -44,7 +44,7 @@ class LoRA2Save(io.ComfyNode):
 
     @classmethod
     def execute(cls, lora, prefix, precision, trigger_words="") -> io.NodeOutput:
-        folder = host.loras_folder()
+        folder = folders.loras_folder()
         state = adapter_file.with_trigger_words(adapter_file.as_state(lora), trigger_words)
         path = writing.write_new(state, folder, prefix, precision=precision)
         name = path.relative_to(folder.resolve()).as_posix()

@@ -7,7 +7,7 @@ from ..lora2_core.config import MAX_RANK
 from ..lora2_core.errors import LoRA2Error
 from ..lora2_core.rank_tools import Adapter, Cut, Ingredient, open_adapter
 from ..lora2_core.rank_tools.cut import HOW
-from . import host
+from .host import folders
 
 CATEGORY = "LoRA²"
 LoraModel = io.Custom("LORA_MODEL")  # the host's own: a LoRA state dict
@@ -28,7 +28,7 @@ def file_input() -> io.Input:
     """A file of the loras folder, or WIRE."""
     return io.Combo.Input(
         "lora_name",
-        options=[WIRE, *host.lora_names()],
+        options=[WIRE, *folders.lora_names()],
         tooltip="A file of the loras folder, or what is connected.",
     )
 
@@ -40,7 +40,7 @@ def adapter_inputs() -> list:
 
 def fingerprint(lora_name: str) -> int | None:
     """Changes with the file, so that it is read again."""
-    return None if lora_name == WIRE else host.lora_path(lora_name).stat().st_mtime_ns
+    return None if lora_name == WIRE else folders.lora_path(lora_name).stat().st_mtime_ns
 
 
 def chosen_adapter(lora_name: str, lora) -> Adapter:
@@ -53,7 +53,7 @@ def chosen_adapter(lora_name: str, lora) -> Adapter:
         )
     if lora is not None:
         return open_adapter(lora, "the connected lora")
-    return open_adapter(host.lora_path(lora_name), lora_name)
+    return open_adapter(folders.lora_path(lora_name), lora_name)
 
 
 def growing(name: str, prefix: str, types: list, tooltip: str, least: int = 1) -> io.Input:

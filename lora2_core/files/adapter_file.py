@@ -70,7 +70,7 @@ def pack(folded: Mapping[str, tuple[Tensor, Tensor]], *, metadata: Mapping[str, 
     (down [D, n] or [D, in, k, k], up [m, D] or [m, D, 1, 1]), Λ folded into down and rows beyond D
     cut. The tensors come out in fp32 on the CPU, contiguous, each in memory of its own;
     alpha is the rank if all ranks are equal; else it is 1 and up carries the factor, because not
-    every loader keeps the alphas of several components apart (file_layout). Raises LoRA2Error if
+    every loader keeps the alphas of several components apart (layout). Raises LoRA2Error if
     factors do not fit together or two modules have one name in the file.
     """
     state = LoraState(None, metadata)

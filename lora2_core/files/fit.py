@@ -30,7 +30,7 @@ def fit(
 ) -> Fit:
     """Compares an adapter's components with the weights a model offers.
 
-    listed: from file_names.stored_components. shapes: weight shape [m, n…] of every component name
+    listed: from stored.stored_components. shapes: weight shape [m, n…] of every component name
     that the model understands. name, model: for the message. Raises LoRA2Error if no component
     fits, or if one that is named alike has another shape (another architecture).
     """

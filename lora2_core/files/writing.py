@@ -26,7 +26,7 @@ def write(
 
     precision: fp32, fp16 or bf16, for all tensors but alpha, which stays fp32. Alphas that differ
     or are missing become 1 for all components and the up factors take them over, with ΔW as it
-    was: diffusers reads only one alpha right (see file_layout). The metadata gets the hashes of
+    was: diffusers reads only one alpha right (see layout). The metadata gets the hashes of
     the tensors and, where a title is missing, the file's name. The file appears whole or not at
     all. Raises LoRA2Error and leaves nothing behind if the file exists and overwrite is false
     (NameTaken), a value is NaN, infinite or beyond the precision's range, or the disk is full or

@@ -34,8 +34,9 @@ def room_for(
 ) -> Room:
     """By config.offload, before there are adapters.
 
-    ranks: train.starting_ranks. free: bytes of the device, with those that the network has there;
-    None if that is the CPU. Where the need cannot be told, blocks wait or stay as they do.
+    ranks: as training.plan.starting_ranks gives them. free: bytes of the device, with those that
+    the network has there; None if that is the CPU. Where the need cannot be told, blocks wait or
+    stay as they do.
     """
     try:
         need = memory_need(denoiser, examples, config, ranks)

@@ -28,7 +28,7 @@ class SmallDevice:
         return {"required": {"small": ("BOOLEAN", {}), "again": ("INT", {})}}
 
     def switch(self, small, again):
-        [ours] = [m for name, m in sys.modules.items() if name.endswith("nodes.host_loan")]
+        [ours] = [m for name, m in sys.modules.items() if name.endswith("nodes.host.loan")]
         ours._fit = (lambda *_: False) if small else FITS
         management.load_models_gpu = in_part if small else LOAD
         return {"ui": {"text": [str(small)]}}

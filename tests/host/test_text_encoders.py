@@ -82,8 +82,8 @@ class EncodedAgain:
     def compare(self, model, clip, latent, positive, text):
         loaded = {name: module for name, module in sys.modules.items() if "lora2" in name}
         host, texts = (
-            next(module for name, module in loaded.items() if name.endswith(f"nodes.{last}"))
-            for last in ("host_model", "host_text")
+            next(module for name, module in loaded.items() if name.endswith(f"nodes.host.{last}"))
+            for last in ("model", "text")
         )
         examples = host.examples(model, [latent], [positive], "latents")
         [told] = texts.with_captions(examples, clip, [text], "images")

@@ -11,7 +11,7 @@ from torch import nn
 
 from lora2_core.layers.inject import cross_attention_layers
 from lora2_core.training.checkpointing import blocks_checkpointed
-from lora2_core.training.entropy import EntropyProbe
+from lora2_core.training.entropy import EntropyProbe, attention_entropy
 
 
 @pytest.fixture(scope="module")
@@ -255,3 +255,63 @@ def test_recomputation_sees_the_dicts_of_its_own_call():
         return [block.weight.grad.item() for block in blocks]
 
     assert gradient(True) == gradient(False)
+
+
+def test_uniform_attention_has_entropy_ln_77():
+    query, key = torch.randn(2, 9, 32), torch.ones(2, 77, 32)
+    assert attention_entropy(query, key, 4).item() == pytest.approx(math.log(77), abs=1e-5)
+
+
+@pytest.mark.parametrize("size", [40.0, 3e4])
+def test_one_hot_attention_has_entropy_zero_and_a_finite_gradient(size):
+    key = torch.eye(8).expand(1, 8, 8).contiguous().requires_grad_()
+    query = (size * torch.eye(8)[:3])[None].requires_grad_()
+    entropy = attention_entropy(query, key, 1)
+    assert 0 <= entropy.item() < 1e-4
+    entropy.backward()
+    assert torch.isfinite(query.grad).all() and torch.isfinite(key.grad).all()
+
+
+def test_entropy_equals_the_naive_twin_head_by_head():
+    torch.manual_seed(0)
+    query = torch.randn(2, 6, 24, dtype=torch.float64)
+    key = torch.randn(2, 11, 24, dtype=torch.float64)
+    _, logits = reference.attention(query, key, key, heads=3)
+    expected = reference.entropy(logits).item()
+    assert attention_entropy(query, key, 3).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_gradient_of_the_entropy_is_the_finite_difference():
+    torch.manual_seed(0)
+    query = torch.randn(1, 4, 8, dtype=torch.float64)
+    key = torch.randn(1, 7, 8, dtype=torch.float64)
+
+    def naive(q, k):
+        return reference.entropy(reference.attention(q, k, k, heads=2)[1])
+
+    leaf_q, leaf_k = query.clone().requires_grad_(), key.clone().requires_grad_()
+    attention_entropy(leaf_q, leaf_k, 2).backward()
+    step = 1e-6
+    for leaf, other in ((leaf_q, "q"), (leaf_k, "k")):
+        difference = torch.zeros_like(leaf)
+        for index in range(leaf.numel()):
+            nudge = torch.zeros_like(leaf).view(-1)
+            nudge[index] = step
+            nudge = nudge.view_as(leaf)
+            if other == "q":
+                ends = naive(query + nudge, key), naive(query - nudge, key)
+            else:
+                ends = naive(query, key + nudge), naive(query, key - nudge)
+            difference.view(-1)[index] = (ends[0] - ends[1]) / (2 * step)
+        torch.testing.assert_close(leaf.grad, difference, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_entropy_is_computed_in_fp32_also_under_autocast(dtype):
+    """Logits of 4e5 are past fp16: computed in half, they would turn into NaN."""
+    query = torch.full((1, 3, 16), 200.0, dtype=dtype)
+    key = torch.full((1, 5, 16), 500.0, dtype=dtype)
+    with torch.autocast("cpu", dtype):
+        entropy = attention_entropy(query, key, 1)
+    assert entropy.dtype == torch.float32
+    assert entropy.item() == pytest.approx(math.log(5), abs=0.05)

@@ -6,9 +6,9 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from threading import Lock
 
-from ..lora2_core.runs.movie import Movie, frame
-from ..lora2_core.runs.preview_folder import PreviewFolder
-from ..lora2_core.training.result import StepInfo
+from ...lora2_core.runs.movie import Movie, frame
+from ...lora2_core.runs.preview_folder import PreviewFolder
+from ...lora2_core.training.result import StepInfo
 
 _MOST = 8  # runs that can be looked at again
 _INTERVAL = 0.25  # seconds between two messages

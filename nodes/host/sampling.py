@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .host_model import HostDenoiser, latent_channels
-from .host_text import HostWithText
+from .model import HostDenoiser, latent_channels
+from .text import HostWithText
 
 SAMPLERS = comfy.samplers.KSampler.SAMPLERS
 SCHEDULERS = comfy.samplers.KSampler.SCHEDULERS

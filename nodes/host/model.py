@@ -12,9 +12,9 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ..lora2_core.diffusion.data import Example
-from ..lora2_core.errors import LoRA2Error
-from .host_loan import Loan, blocks_of, in_full
+from ...lora2_core.diffusion.data import Example
+from ...lora2_core.errors import LoRA2Error
+from .loan import Loan, blocks_of, in_full
 
 
 class HostDenoiser:

@@ -6,12 +6,12 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from ..lora2_core.diffusion.data import Example
-from ..lora2_core.diffusion.text_encoders import TOKENS, WithText
-from ..lora2_core.errors import LoRA2Error
-from ..lora2_core.room.trace import has_shape_alone
-from .host_loan import in_full
-from .host_model import HostDenoiser
+from ...lora2_core.diffusion.data import Example
+from ...lora2_core.diffusion.text_encoders import TOKENS, WithText
+from ...lora2_core.errors import LoRA2Error
+from ...lora2_core.room.trace import has_shape_alone
+from .loan import in_full
+from .model import HostDenoiser
 
 _PARTS = {"l": "clip_l", "g": "clip_g"}  # of the tokens, and of the model
 _POOLED = 1280  # of y; what follows are sizes

@@ -19,10 +19,10 @@ from comfy.sd1_clip import (
 )
 from torch import Tensor, nn
 
-from ..lora2_core.demo_model import bundled
-from ..lora2_core.demo_model.shapes import HEAD_WIDTH
-from ..lora2_core.demo_model.state import AUTOENCODER, TEXT, UNET, read_state
-from ..lora2_core.demo_model.text import WORDS, TextEncoder, Tokenizer
+from ...lora2_core.demo_model import bundled
+from ...lora2_core.demo_model.shapes import HEAD_WIDTH
+from ...lora2_core.demo_model.state import AUTOENCODER, TEXT, UNET, read_state
+from ...lora2_core.demo_model.text import WORDS, TextEncoder, Tokenizer
 
 Weights = dict[str, Tensor]
 

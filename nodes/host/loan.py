@@ -7,8 +7,8 @@ import comfy.model_management
 import torch
 from torch import Tensor, nn
 
-from ..lora2_core.errors import LoRA2Error
-from ..lora2_core.room.offload import brought, in_main_memory, visiting
+from ...lora2_core.errors import LoRA2Error
+from ...lora2_core.room.offload import brought, in_main_memory, visiting
 
 _EVERYTHING = 1e30  # bytes to ask the host for, so that other models leave the GPU
 _BLOCKS = ("BasicTransformerBlock", "ResBlock")

@@ -1,0 +1,1 @@
+"""All of the pack that imports ComfyUI; the nodes go through it."""
