@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from lora2_core.__main__ import main
-from lora2_core.commands import knobs
+from lora2_core.commands import knobs, lesson
 from lora2_core.commands import train as command
 from lora2_core.config import TrainConfig
 from lora2_core.runs.run_folder import RunFolder
@@ -35,13 +35,13 @@ def images(tmp_path):
 def told(monkeypatch):
     """What batches was given in a run."""
     found = {}
-    real = command.batches
+    real = lesson.batches
 
     def noting(examples, **settings):
         found.update(settings, own=examples)
         return real(examples, **settings)
 
-    monkeypatch.setattr(command, "batches", noting)
+    monkeypatch.setattr(lesson, "batches", noting)
     return found
 
 
@@ -86,7 +86,7 @@ def test_pictures_captions_and_the_empty_caption_of_a_set(images, told, tmp_path
     assert train(images, out, "--steps", "2", "--repeats", "3", *more) == 0
     assert (told["repeats"], told["caption_dropout"]) == (3, 0.5)
     first, second, mirrored, _ = told["own"]
-    backbone = command.DemoBackbone()
+    backbone = lesson.DemoBackbone()
     with Image.open(images / "0.png") as file:
         picture = file.convert("RGB")
     wanted = backbone.example(picture, "sks, a boot")

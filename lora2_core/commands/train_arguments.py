@@ -1,0 +1,209 @@
+"""What `train` may be asked for on the command line."""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from ..config import AC_MODES, DTYPES, METHODS, OFFLOADS, PRESETS, TARGETS, TrainConfig
+from ..files.layout import PRECISIONS
+from . import knobs, samples
+
+_D = TrainConfig()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    data = parser.add_argument_group("what to train on")
+    data.add_argument(
+        "--model",
+        required=True,
+        help="`demo` for the bundled model, a diffusers folder, or a single-file SDXL or KOALA "
+        "checkpoint (.safetensors)",
+    )
+    data.add_argument(
+        "--tokenizer",
+        type=Path,
+        help="folder with CLIP's vocab.json and merges.txt, "
+        "for a single-file checkpoint (comfy/sd1_tokenizer of a ComfyUI)",
+    )
+    data.add_argument(
+        "--images",
+        type=Path,
+        required=True,
+        help="folder of four to six pictures or more; a .txt file beside a picture is its caption",
+    )
+    data.add_argument(
+        "--prompt",
+        help='caption of all other pictures, such as "a sks dog": a rare '
+        "word for the individual, and its class",
+    )
+    data.add_argument(
+        "--resolution",
+        type=int,
+        help="side of the square that pictures are cut to (default: what the model was made for)",
+    )
+    data.add_argument(
+        "--prior-images",
+        type=Path,
+        help="folder of pictures of the class in general: they keep the model from forgetting it",
+    )
+    data.add_argument("--prior-prompt", help='their caption, such as "a dog"')
+    data.add_argument("--prior-weight", type=float, default=1.0, help="weight of the loss on them")
+
+    out = parser.add_argument_group("what to write")
+    out.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="the adapter (.safetensors); an existing file is never replaced",
+    )
+    out.add_argument(
+        "--save-every",
+        type=int,
+        default=100,
+        metavar="STEPS",
+        help="keep the run in a folder beside the adapter, named OUT_run, every so many steps; "
+        "it is kept on Ctrl-C and on errors in any case, and with 0 only then",
+    )
+    out.add_argument(
+        "--resume",
+        nargs="?",
+        type=Path,
+        const=Path(),
+        metavar="RUN",
+        help="go on with the run that is kept in OUT_run, or in the folder RUN, to the --steps "
+        "that are asked for",
+    )
+    out.add_argument("--precision", choices=PRECISIONS, default="fp16")
+    out.add_argument(
+        "--estimate",
+        action="store_true",
+        help="say how much memory this run would need, and stop; on a GPU it is said in any case",
+    )
+    out.add_argument("--trigger-words", default="", help="noted in the file, separated by commas")
+
+    samples.add_arguments(parser)
+
+    method = parser.add_argument_group("how to train")
+    method.add_argument(
+        "--preset",
+        choices=PRESETS,
+        default="balanced",
+        help="starting and highest rank: balanced 64/128, small 16/32; paper: 512/512, and the "
+        "method as it is printed",
+    )
+    method.add_argument(
+        "--method",
+        choices=METHODS,
+        default=_D.method,
+        help="lora2 learns the rank "
+        "of every layer; ac_lora replaces directions that carry little by noise, "
+        "again and again; lora keeps one rank",
+    )
+    method.add_argument(
+        "--steps",
+        type=int,
+        default=_D.steps,
+        help="the paper: 500 for SDXL, 800 for KOALA, 1000 for lora",
+    )
+    method.add_argument(
+        "--learning-rate",
+        type=float,
+        default=_D.learning_rate,
+        help="of the factors; the preset paper goes with 5e-5",
+    )
+    method.add_argument(
+        "--budget-mb",
+        type=float,
+        default=_D.budget_mb,
+        help="size of the finished file in megabytes, instead of --lambda-r: the layers share it "
+        "by what they learn",
+    )
+    method.add_argument(
+        "--ranks",
+        type=Path,
+        metavar="FILE",
+        help="start every layer from the rank that it has in this adapter, or in this JSON of "
+        "`ranks` or `inspect --json`",
+    )
+    method.add_argument("--fix-ranks", action="store_true", help="keep the ranks as they start")
+    method.add_argument("--r-init", type=int, help="starting rank, instead of the preset's")
+    method.add_argument("--r-max", type=int, help="highest rank, instead of the preset's")
+    method.add_argument(
+        "--r-target",
+        type=float,
+        default=_D.r_target,
+        help="rank towards which every layer is pulled",
+    )
+    method.add_argument(
+        "--lambda-r",
+        type=float,
+        default=_D.lambda_r,
+        help="what a hundred rows of one layer cost in the loss; higher makes smaller files",
+    )
+    method.add_argument(
+        "--lambda-e",
+        type=float,
+        default=_D.lambda_e,
+        help="weight of the cross-attention entropy; 0 leaves it out",
+    )
+    method.add_argument(
+        "--ac-mode",
+        choices=AC_MODES,
+        default=_D.ac_mode,
+        help="ac_lora: cut the product of the factors, or each apart as in its paper",
+    )
+    method.add_argument("--targets", choices=TARGETS, default=_D.targets)
+    method.add_argument("--batch-size", type=int, default=_D.batch_size)
+    method.add_argument("--gradient-accumulation", type=int, default=_D.gradient_accumulation)
+    method.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default=_D.dtype,
+        help="of the forward pass; the adapter itself is always fp32",
+    )
+    method.add_argument(
+        "--no-gradient-checkpointing",
+        dest="gradient_checkpointing",
+        action="store_false",
+        help="faster, with more memory",
+    )
+    method.add_argument(
+        "--offload",
+        choices=OFFLOADS,
+        default=_D.offload,
+        help="blocks whose weights wait in main memory until they are computed with, which takes "
+        "time and saves GPU memory; auto: as many as it takes to fit",
+    )
+    method.add_argument("--seed", type=int, default=_D.seed)
+    method.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    knobs.add_arguments(parser)
+
+
+def config_of(options: argparse.Namespace) -> TrainConfig:
+    """The settings of the run; raises LoRA2Error for those that do not go together."""
+    names = (
+        "method",
+        "steps",
+        "learning_rate",
+        "r_target",
+        "lambda_r",
+        "lambda_e",
+        "budget_mb",
+        "ac_mode",
+        "targets",
+        "batch_size",
+        "gradient_accumulation",
+        "dtype",
+        "gradient_checkpointing",
+        "offload",
+        "seed",
+    )
+    chosen = {name: getattr(options, name) for name in names}
+    given = {"r_init": options.r_init, "r_max": options.r_max}
+    chosen |= {name: rank for name, rank in given.items() if rank is not None}
+    if options.budget_mb:
+        chosen["budget_precision"] = options.precision
+    if options.fix_ranks:
+        chosen["rank_freeze"] = 1.0
+    return TrainConfig.preset(options.preset, **chosen, **knobs.chosen(options))
