@@ -4,9 +4,11 @@ import argparse
 import os
 import sys
 from importlib import import_module
+from pathlib import Path
 
 from .errors import LoRA2Error
 
+REQUIREMENTS = Path(__file__).resolve().parents[1] / "requirements.txt"
 COMMANDS = {
     "demo": "see the whole thing work, on a model that comes with it",
     "train": "train an adapter on a folder of pictures",
@@ -21,6 +23,31 @@ COMMANDS = {
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; 0 on success, 2 for an error that the user can mend, 130 if interrupted."""
     given = sys.argv[1:] if arguments is None else arguments
+    try:
+        _run(given)
+        sys.stdout.flush()
+    except LoRA2Error as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "lora2_core"):
+            raise
+        print(
+            f"error: the package {package} is not installed; run "
+            f"`{sys.executable} -m pip install -r {REQUIREMENTS}`",
+            file=sys.stderr,
+        )
+        return 2
+    except BrokenPipeError:  # whoever reads, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        print("\ninterrupted; nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _run(given: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m lora2_core", description=__doc__)
     verbs = parser.add_subparsers(dest="command", required=True, metavar="command")
     command = None
@@ -29,19 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
         if name in given[:1]:  # the others may take seconds to import
             command = import_module(f".commands.{name}", __package__)
             command.add_arguments(described)
-    options = parser.parse_args(given)
-    try:
-        command.run(options)
-        sys.stdout.flush()
-    except LoRA2Error as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # whoever reads, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        print("\ninterrupted; nothing was written", file=sys.stderr)
-        return 130
-    return 0
+    command.run(parser.parse_args(given))
 
 
 if __name__ == "__main__":

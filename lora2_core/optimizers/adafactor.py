@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from ..errors import importing
 from .pieces import RowPieces, State
 
 
@@ -19,7 +20,9 @@ class RowAdafactor(RowPieces):
     def make(
         parameters: list[nn.Parameter], learning_rate: float, weight_decay: float
     ) -> torch.optim.Optimizer:
-        from transformers.optimization import Adafactor  # takes seconds, and most runs need none
+        with importing("transformers", "optimizer is adafactor", "choose adamw"):
+            # takes seconds, and most runs need none
+            from transformers.optimization import Adafactor
 
         return Adafactor(
             parameters,

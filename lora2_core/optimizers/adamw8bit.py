@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ..errors import LoRA2Error
+from ..errors import importing
 from .pieces import RowPieces, State
 
 _BLOCK = 256  # numbers that share a scale in bitsandbytes
@@ -23,13 +23,8 @@ class RowAdamW8bit(RowPieces):
     def make(
         parameters: list[nn.Parameter], learning_rate: float, weight_decay: float
     ) -> torch.optim.Optimizer:
-        try:
+        with importing("bitsandbytes", "optimizer is adamw8bit", "choose adamw"):
             from bitsandbytes.optim import AdamW8bit
-        except ImportError as error:
-            raise LoRA2Error(
-                f"optimizer is adamw8bit, but bitsandbytes cannot be used ({error}); run "
-                "`pip install bitsandbytes`, or choose adamw"
-            ) from error
         return AdamW8bit(parameters, lr=learning_rate, weight_decay=weight_decay)
 
     def cut(self, state: State, rows: int, at: int) -> tuple[State, State]:

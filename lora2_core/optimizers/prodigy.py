@@ -7,7 +7,7 @@ from os import devnull
 import torch
 from torch import Tensor, nn
 
-from ..errors import LoRA2Error
+from ..errors import importing
 from .pieces import RowPieces, State
 
 _PER_ROW = ("exp_avg", "exp_avg_sq", "s", "p0")
@@ -35,13 +35,8 @@ class RowProdigy(RowPieces):
     def make(
         parameters: list[nn.Parameter], learning_rate: float, weight_decay: float
     ) -> torch.optim.Optimizer:
-        try:
+        with importing("prodigyopt", "optimizer is prodigy", "choose adamw"):
             from prodigyopt import Prodigy
-        except ImportError as error:
-            raise LoRA2Error(
-                f"optimizer is prodigy, but prodigyopt cannot be used ({error}); run "
-                "`pip install prodigyopt`, or choose adamw"
-            ) from error
         with open(devnull, "w") as nowhere, redirect_stdout(nowhere):  # it greets by print
             return Prodigy(
                 parameters,

@@ -3,6 +3,8 @@
 import math
 
 import pytest
+import torch
+from diffusers.optimization import get_scheduler
 from toy_runs import BASE, run
 
 from lora2_core.config import TrainConfig
@@ -41,6 +43,25 @@ def test_each_shape_is_its_formula_after_a_straight_warm_up(name, warm):
     assert found[:warm] == pytest.approx([step / WARM for step in range(warm)])
     shares = [step / (STEPS - warm) for step in range(STEPS - warm)]
     assert found[warm:] == pytest.approx([formula(share) for share in shares], abs=1e-9)
+
+
+@pytest.mark.parametrize("warm", [0, WARM])
+@pytest.mark.parametrize("name", SHAPES)
+def test_each_shape_is_that_of_diffusers(name, warm):
+    settings, _ = SHAPES[name]
+    config = TrainConfig(lr_scheduler=name, lr_warmup_steps=warm, steps=STEPS, **settings)
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=config.learning_rate)
+    scheduler = get_scheduler(
+        "constant_with_warmup" if name == "constant" else name,
+        optimizer,
+        num_warmup_steps=warm,
+        num_training_steps=STEPS,
+        num_cycles=config.lr_cycles,
+        power=config.lr_power,
+    )
+    theirs = [scheduler.lr_lambdas[0](step) for step in range(STEPS)]
+    ours = [rate_factor(config)(step) for step in range(STEPS)]
+    assert ours == pytest.approx(theirs, rel=1e-12, abs=1e-12)
 
 
 def test_a_run_moves_a_and_b_at_that_rate_and_nu_at_its_own(monkeypatch):
