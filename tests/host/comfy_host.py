@@ -11,6 +11,7 @@ Nothing of ComfyUI is imported here: the server is a process of its own, with it
 """
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -31,6 +32,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import websocket
+from packaging.requirements import Requirement
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,6 +42,17 @@ HOW_TO = (
     "set COMFYUI_PATH to a ComfyUI folder (0.8 or later) that has a .venv, or COMFYUI_PYTHON to "
     "the Python that runs it"
 )
+_VERSIONS = """
+import importlib.metadata, json, sys
+
+def version(name):
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+print(json.dumps({name: version(name) for name in sys.argv[1:]}))
+"""
 _FOLDERS = ("custom_nodes", "input", "output", "temp", "user", "models/checkpoints", "models/loras")
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -104,14 +117,42 @@ def find_python(path: Path) -> Path:
 
 
 def missing() -> str | None:
-    """Why there is no host, or None if there is one. A variable that points nowhere is an error."""
+    """Why there is no host, or None if there is one. A variable that points nowhere is an error,
+    and so is a host whose Python has not got the pack's requirements.
+    """
     try:
-        find_python(find_path())
+        python = find_python(find_path())
     except HostError as error:
         if "COMFYUI_PATH" in os.environ or "COMFYUI_PYTHON" in os.environ:
             raise
         return str(error)
+    check_requirements(python)
     return None
+
+
+@functools.cache
+def check_requirements(python: Path) -> None:
+    """Raises HostError, with the line that installs them, for requirements that a Python lacks."""
+    file = ROOT / "requirements.txt"
+    wanted = [Requirement(line) for line in file.read_text().splitlines() if line.strip()]
+    names = [requirement.name for requirement in wanted]
+    answer = subprocess.run(
+        [str(python), "-c", _VERSIONS, *names], capture_output=True, text=True, env=_environment()
+    )
+    if answer.returncode != 0:
+        raise HostError(f"{python} cannot be used: {answer.stderr.strip()}")
+    found = json.loads(answer.stdout)
+    lacking = [
+        f"{requirement} ({found[requirement.name] or 'not there'})"
+        for requirement in wanted
+        if found[requirement.name] is None
+        or not requirement.specifier.contains(found[requirement.name], prereleases=True)
+    ]
+    if lacking:
+        raise HostError(
+            f"the Python of the ComfyUI lacks what the pack requires: {', '.join(lacking)}. "
+            f"Install it by: {python} -m pip install -r {file}"
+        )
 
 
 # --- graphs and what became of them ---------------------------------------------------------------

@@ -13,6 +13,7 @@ from host.comfy_host import (
     HostError,
     NodeFailed,
     PromptRejected,
+    check_requirements,
     find_path,
     find_python,
 )
@@ -180,3 +181,21 @@ def test_where_the_host_is_looked_for(tmp_path, monkeypatch):
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path / "nowhere"))
     with pytest.raises(HostError, match="COMFYUI_PATH is"):
         find_path(pack)
+
+
+def test_a_python_that_lacks_a_requirement_is_named_with_the_line_that_installs_it(tmp_path):
+    """Before any test runs: in the middle of one it would be a traceback of the server's."""
+    python = tmp_path / "python"
+    python.write_text(
+        """#!/bin/sh
+echo '{"torch": "2.9", "safetensors": "0.3", "numpy": "2.0", "diffusers": null,
+"transformers": "4.50", "pillow": "11"}'
+"""
+    )
+    python.chmod(0o755)
+    with pytest.raises(HostError) as raised:
+        check_requirements(python)
+    text = str(raised.value)
+    assert "safetensors>=0.4.2 (0.3)" in text and "diffusers>=0.31 (not there)" in text
+    assert "torch" not in text and "pillow" not in text
+    assert f"{python} -m pip install -r {ROOT / 'requirements.txt'}" in text

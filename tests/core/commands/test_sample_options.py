@@ -169,14 +169,3 @@ def test_pictures_of_a_lost_run_are_neither_mixed_in_nor_overwritten(
     assert train(model, images, out, *SAMPLED) == 2
     assert "left no state" in capsys.readouterr().err
     assert (folder / "step_000002.png").read_bytes() == b"precious"
-
-
-def test_the_demo_draws_what_it_learns(tmp_path):
-    for out, more in (("one", ["--preview-every", "2"]), ("two", [])):
-        assert main(["demo", "--out", str(tmp_path / out), "--steps", "3", *more]) == 0
-    assert same(*(next((tmp_path / out).glob("*.safetensors")) for out in ("one", "two")))
-    [folder] = (tmp_path / "one").glob("*previews*")
-    assert names(folder) == [
-        "sheet.png", *(f"step_{step:06d}_{i}.png" for step in (2, 3) for i in range(1, 6)),
-    ]  # fmt: skip
-    assert not list((tmp_path / "two").glob("*previews*"))

@@ -1,6 +1,8 @@
 """The demo command, with few steps: what it writes, and what it refuses."""
 
+import io
 import json
+from contextlib import redirect_stdout
 
 import pytest
 from PIL import Image
@@ -23,13 +25,22 @@ def size(path):
         return image.size
 
 
-def test_it_writes_adapter_pictures_ranks_and_report(out, capsys):
-    assert main(["demo", "--out", str(out), *STEPS]) == 0
-    said = capsys.readouterr().out
-    files = {path.suffix: path for path in out.iterdir() if path.suffix != ".png"}
-    pictures = sorted(out.glob("*.png"))
-    assert set(files) == {".safetensors", ".json"} and len(pictures) == 2
-    assert all(str(path) in said for path in (*files.values(), *pictures))
+@pytest.fixture(scope="module")
+def twice(tmp_path_factory):
+    """Two runs into one folder, the second with previews; (folder, what was said in the first)."""
+    out = tmp_path_factory.mktemp("demo") / "new" / "out"
+    said = io.StringIO()
+    with redirect_stdout(said):
+        assert main(["demo", "--out", str(out), *STEPS]) == 0
+    assert main(["demo", "--out", str(out), *STEPS, "--preview-every", "2"]) == 0
+    return out, said.getvalue()
+
+
+def test_it_writes_adapter_pictures_ranks_and_report(twice):
+    out, said = twice
+    files = {path.suffix: path for path in out.iterdir() if str(path) in said}
+    pictures = sorted(path for path in out.glob("*.png") if str(path) in said)
+    assert set(files) == {".safetensors", ".json", ".png"} and len(pictures) == 2
     assert "step 3/3" in said and "mean rank" in said and "left" in said
     state = load_file(files[".safetensors"])
     ranks = {
@@ -44,12 +55,23 @@ def test_it_writes_adapter_pictures_ranks_and_report(out, capsys):
     assert width > 5 * 128 and height > 3 * 128 and min(size(pictures[1])) > 100
 
 
-def test_a_second_run_replaces_nothing_and_one_seed_gives_one_adapter(out):
-    for _ in range(2):
-        main(["demo", "--out", str(out), *STEPS])
-    first, second = (load_file(path) for path in sorted(out.glob("*.safetensors")))
-    assert len(list(out.glob("*.png"))) == 4
+def test_a_second_run_replaces_nothing(twice):
+    out, said = twice
+    assert len(list(out.glob("*.png"))) == 4 and len(list(out.glob("*.json"))) == 2
+    assert sum(str(path) in said for path in out.glob("*.png")) == 2
+
+
+def test_one_seed_gives_one_adapter_with_and_without_previews(twice):
+    first, second = (load_file(path) for path in sorted(twice[0].glob("*.safetensors")))
+    assert first.keys() == second.keys()
     assert all((first[key] == second[key]).all() for key in first)
+
+
+def test_previews_are_drawn_as_it_learns(twice):
+    [folder] = twice[0].glob("*previews*")  # of the second run alone
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "sheet.png", *(f"step_{step:06d}_{i}.png" for step in (2, 3) for i in range(1, 6)),
+    ]  # fmt: skip
 
 
 def test_a_subject_of_ones_own(out, tmp_path):
