@@ -29,7 +29,6 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 
 import websocket
 from packaging.requirements import Requirement
@@ -53,6 +52,9 @@ def version(name):
 
 print(json.dumps({name: version(name) for name in sys.argv[1:]}))
 """
+# one test takes the checkpoints and texts that another has read
+_CACHE = ("--cache-lru", "60")
+EXTRA_NODES = ROOT / "tests" / "host" / "extra_nodes"
 _FOLDERS = ("custom_nodes", "input", "output", "temp", "user", "models/checkpoints", "models/loras")
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -219,6 +221,8 @@ class ComfyHost:
     def __init__(self, path: Path, python: Path, base: Path, pack: Path | None = ROOT):
         self.path, self.python, self.base, self.pack = path, python, base, pack
         self.arguments = shlex.split(os.environ.get("COMFYUI_ARGS", "--cpu"))
+        if not any(argument.startswith("--cache") for argument in self.arguments):
+            self.arguments += _CACHE
         self.port = 0
         self.log_path = base / "server.log"
         self.stats: dict = {}
@@ -470,20 +474,17 @@ class ComfyHost:
 
 
 @contextlib.contextmanager
-def open_host(
-    pack: Path | None = ROOT, nodes: Mapping[str, str] = MappingProxyType({})
-) -> Iterator[ComfyHost]:
+def open_host(pack: Path | None = ROOT) -> Iterator[ComfyHost]:
     """The host that find_path names, in a temporary folder that is removed at the end.
 
-    pack is the custom node folder to load beside the host's own nodes. nodes: file name -> source
-    of further ones.
+    pack is the custom node folder to load beside the host's own nodes and those of EXTRA_NODES.
     """
     path = find_path()
     python = find_python(path)
     with tempfile.TemporaryDirectory(prefix="lora2-host-", ignore_cleanup_errors=True) as base:
         (Path(base) / "custom_nodes").mkdir()
-        for name, source in nodes.items():
-            (Path(base) / "custom_nodes" / name).write_text(source)
+        for file in EXTRA_NODES.glob("*.py"):
+            shutil.copy(file, Path(base) / "custom_nodes")
         with ComfyHost(path, python, Path(base), pack) as host:
             yield host
 

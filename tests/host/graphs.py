@@ -1,5 +1,6 @@
 """Graphs that the tests of our nodes share."""
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,8 @@ OPTIONS = {
     "optimizer": "adamw", "lr_scheduler": "constant", "lr_warmup_steps": 0, "min_snr_gamma": 0.0,
     "noise_offset": 0.0, "caption_dropout": 0.0, "repeats": 1, "ema_decay": 0.0,
 }  # fmt: skip
+# makes of 1.0 a denoise that does the same and is another input, so that nothing comes from a cache
+_fresh = itertools.count()
 # of the sampler, for LoRA2Preview and drawn_with
 PREVIEW = {"seed": 9, "steps": 2, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal"}
 
@@ -98,7 +101,9 @@ def sample(
     size: int = 128,
     steps: int = 2,
 ) -> torch.Tensor:
-    """Latents [1, 4, size/8, size/8] sampled with what `adapt` makes of the loaded model."""
+    """Latents [1, 4, size/8, size/8] sampled with what `adapt` makes of the loaded model, anew at
+    every call.
+    """
     graph = Graph()
     loaded = checkpoints.load(host, graph, checkpoint)
     model, clip = (loaded.model, loaded.clip) if adapt is None else adapt(graph, loaded)
@@ -115,7 +120,7 @@ def sample(
         cfg=1.0,
         sampler_name="euler",
         scheduler="normal",
-        denoise=1.0,
+        denoise=1.0 - next(_fresh) * 1e-9,
     )
     stored = graph.node("SaveLatent", samples=sampler[0], filename_prefix="latents/sample")
     run = host.run(graph)

@@ -191,7 +191,6 @@ def test_the_model_is_left_as_it_was(host, drawn):
     graph, *_ = previewed(host, "left", width=64, height=64)
     before = graphs.sample(host)
     host.run(graph)
-    graphs.forget(host)
     assert torch.equal(graphs.sample(host), before)
 
 

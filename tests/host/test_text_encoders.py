@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from host import checkpoints, graphs
-from host.comfy_host import Graph, NodeFailed, open_host
+from host.comfy_host import Graph, NodeFailed
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -65,58 +65,17 @@ def test_it_learns_all_three_and_the_host_loads_them(host):
     torch.testing.assert_close(whole, graphs.sample(host, by_the_host), rtol=1e-3, atol=1e-3)
 
 
-AGAIN = """
-import sys
-import torch
-
-class EncodedAgain:
-    '''How far the text that training encodes lies from what the host has encoded.'''
-
-    RETURN_TYPES, FUNCTION, OUTPUT_NODE, CATEGORY = (), "compare", True, "test"
-
-    @classmethod
-    def INPUT_TYPES(cls):
-        kinds = {"model": "MODEL", "clip": "CLIP", "latent": "LATENT", "positive": "CONDITIONING"}
-        return {"required": {n: (k,) for n, k in kinds.items()} | {"text": ("STRING", {})}}
-
-    def compare(self, model, clip, latent, positive, text):
-        loaded = {name: module for name, module in sys.modules.items() if "lora2" in name}
-        host, texts = (
-            next(module for name, module in loaded.items() if name.endswith(f"nodes.host.{last}"))
-            for last in ("model", "text")
-        )
-        examples = host.examples(model, [latent], [positive], "latents")
-        [told] = texts.with_captions(examples, clip, [text], "images")
-        with host.trainable(model, "fp32") as unet, texts.text_trainable(unet, clip) as both:
-            again = both._encode(told.conditioning)
-        apart = {
-            name: float((again[name] - value).norm() / value.norm())
-            for name, value in examples[0].conditioning.items()
-        }
-        return {"ui": {"text": [f"{k} {v:.2e} {tuple(again[k].shape)}" for k, v in apart.items()]}}
-
-NODE_CLASS_MAPPINGS = {"EncodedAgain": EncodedAgain}
-"""
-
-
-@pytest.fixture(scope="module")
-def own_host():
-    """A host that has the node above."""
-    with open_host(nodes={"again.py": AGAIN}) as running:
-        yield running
-
-
-def test_captions_are_encoded_as_the_host_encodes_them(own_host):
+def test_captions_are_encoded_as_the_host_encodes_them(host):
     for text in (CAPTION, "", "a (sks:1.4) dog [on grass]", "many words " * 60):
         graph = Graph()
-        loaded = checkpoints.load(own_host, graph, "small_koala")
+        loaded = checkpoints.load(host, graph, "small_koala")
         latent = graph.node("EmptyLatentImage", width=128, height=128, batch_size=1)
         positive = graph.node("CLIPTextEncode", clip=loaded.clip, text=text)
         node = graph.node(
             "EncodedAgain", model=loaded.model, clip=loaded.clip, latent=latent[0],
             positive=positive[0], text=text,
         )  # fmt: skip
-        told = own_host.run(graph).outputs[node.id]["text"]
+        told = host.run(graph).outputs[node.id]["text"]
         assert len(told) == 2 and all(float(line.split()[1]) < 1e-5 for line in told), told
     assert "(1, 154, 2048)" in " ".join(told)
 
