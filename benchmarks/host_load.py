@@ -7,7 +7,6 @@ its own for the file, because the host's loader keeps what it has read; the load
 """
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -20,6 +19,7 @@ sys.path += [str(ROOT / "tests"), str(ROOT)]
 
 from host import checkpoints, graphs
 from host.comfy_host import Graph, open_host
+from report import put
 
 LOADERS = {"LoRA2Load": {}, "LoraLoader": {"strength_clip": 1.0}}
 
@@ -68,9 +68,7 @@ def main() -> None:
         "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
         "comfyui": version,
     }
-    print(json.dumps(result, indent=2))
-    if options.out:
-        options.out.write_text(json.dumps(result, indent=2) + "\n")
+    put(result, options.out)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ sys.path += [str(ROOT / "tests"), str(ROOT)]
 
 from host import checkpoints, graphs
 from host.comfy_host import Graph, open_host
+from report import put
 
 STEPS, WARM_UP = 16, 4
 # glibc else keeps freed tensors and the resident size says little; but every temporary then costs
@@ -148,9 +149,7 @@ def main() -> None:
         "comfyui": found["host"][0]["host"],
         "checkpoint": options.checkpoint,
     }
-    print(json.dumps(report, indent=2))
-    if options.out:
-        options.out.write_text(json.dumps(report, indent=2) + "\n")
+    put(report, options.out)
 
 
 if __name__ == "__main__":

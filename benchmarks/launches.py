@@ -9,7 +9,6 @@ hand fp32 on, so that it costs more there than is counted here.
 """
 
 import argparse
-import json
 import sys
 from collections import Counter
 from pathlib import Path
@@ -24,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import full_size
 import memory
 import train_step
+from report import put
 
 from lora2_core.backbones.diffusers_unet import DiffusersUNet
 from lora2_core.config import TrainConfig
@@ -110,9 +110,7 @@ def main() -> None:
         "torch": torch.__version__, "rank": RANK, "operations": found,
         "ratios": {name: round(found["lora2"] / count, 3) for name, count in found.items()},
     }  # fmt: skip
-    print(json.dumps(report, indent=1))
-    if options.out:
-        options.out.write_text(json.dumps(report, indent=1) + "\n")
+    put(report, options.out)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ what its peak adds to that of the imports, pages of the mapped files included.
 """
 
 import argparse
-import json
 import os
 import platform
 import sys
@@ -24,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import torch
+from report import put
 from unet_shapes import SDXL, unet_shapes
 
 from lora2_core.files import adapter_file, writing
@@ -153,9 +153,7 @@ def main() -> None:
             "seconds": round(seconds, 1),
             "memory / bytes of the input": round(memory / large.stat().st_size, 2),
         }
-    print(json.dumps(found, indent=2, ensure_ascii=False))
-    if options.out:
-        options.out.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+    put(found, options.out)
 
 
 if __name__ == "__main__":

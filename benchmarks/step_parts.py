@@ -6,7 +6,6 @@ Shares of the whole, by a clock around each part; ranks move in every step.
 """
 
 import argparse
-import json
 import sys
 import time
 from collections import defaultdict
@@ -18,6 +17,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import train_step
+from report import put
 
 from lora2_core.backbones.diffusers_unet import DiffusersUNet
 from lora2_core.config import TrainConfig
@@ -78,9 +78,7 @@ def main() -> None:
         "machine": train_step.machine(), "size": options.size,
         "shares": shares(options.size, options.steps),
     }  # fmt: skip
-    print(json.dumps(report, indent=1))
-    if options.out:
-        options.out.write_text(json.dumps(report, indent=1) + "\n")
+    put(report, options.out)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ from diffusers import UNet2DConditionModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from report import put
+
 from lora2_core.backbones.diffusers_unet import DiffusersUNet
 from lora2_core.config import TrainConfig
 from lora2_core.diffusion.data import Example, batches
@@ -199,9 +201,7 @@ def main() -> None:
                 found[variant].append(figures | {"memory": memory[variant]})
                 print(variant, found[variant][-1], flush=True)
     report = summary(found) | {"machine": machine(), "size": options.size, "dtype": options.dtype}
-    print(json.dumps(report, indent=2))
-    if options.out:
-        options.out.write_text(json.dumps(report, indent=2) + "\n")
+    put(report, options.out)
 
 
 def _child(options: argparse.Namespace, variant: str, rank: int, weighed: bool) -> dict:

@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path += [str(ROOT / "tests"), str(ROOT)]
 
 from host.comfy_host import PACK, open_host
+from report import put
 from unet_shapes import SDXL, unet_shapes
 from web.page import open_browser, open_page
 
@@ -168,9 +169,7 @@ def main() -> None:
             "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
             "comfyui": host.version,
         }
-    print(json.dumps(result, indent=2))
-    if options.out:
-        options.out.write_text(json.dumps(result, indent=2) + "\n")
+    put(result, options.out)
 
 
 if __name__ == "__main__":

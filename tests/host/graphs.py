@@ -17,6 +17,7 @@ from lora2_core.files.adapter_file import LoraState
 from lora2_core.files.module_names import kohya_name
 
 PHOTOGRAPHS = ROOT / "tests" / "data" / "dog"
+Adapt = Callable[[Graph, checkpoints.Loaded], tuple[list, list]]  # (model, clip) with a LoRA
 SETTINGS = {
     "preset": "small",
     "method": "lora2",
@@ -72,6 +73,45 @@ def saved_file(host: ComfyHost, run: Run, node: Node) -> Path:
     return host.base / "models" / "loras" / text.removeprefix("saved ").rsplit(" (", 1)[0]
 
 
+def tensors(host: ComfyHost, run: Run, node: Node) -> dict[str, torch.Tensor]:
+    """What a LoRA2Save node wrote."""
+    return load_file(saved_file(host, run, node))
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """Whether two adapters are one to the bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def with_ours(name: str, **settings) -> Adapt:
+    """For `sample`: a file of the loras folder through LoRA2Load."""
+
+    def adapt(graph: Graph, loaded: checkpoints.Loaded) -> tuple[list, list]:
+        node = graph.node(
+            "LoRA2Load", model=loaded.model, clip=loaded.clip, lora_name=name,
+            **({"strength_model": 1.0} | settings),
+        )  # fmt: skip
+        return node[0], node[1]
+
+    return adapt
+
+
+def with_theirs(*names: str, strengths: tuple[float, ...] = ()) -> Adapt:
+    """For `sample`: files through the host's own loader, one after the other; strengths: 1 each."""
+
+    def adapt(graph: Graph, loaded: checkpoints.Loaded) -> tuple[list, list]:
+        model, clip = loaded.model, loaded.clip
+        for name, strength in zip(names, strengths or [1.0] * len(names), strict=True):
+            node = graph.node(
+                "LoraLoader", model=model, clip=clip, lora_name=name, strength_model=strength,
+                strength_clip=strength,
+            )  # fmt: skip
+            model, clip = node[0], node[1]
+        return model, clip
+
+    return adapt
+
+
 def random_lora(
     host: ComfyHost, name: str, seed: int, ranks: tuple[int, ...], size: float = 0.02
 ) -> str:
@@ -96,7 +136,7 @@ def random_lora(
 
 def sample(
     host: ComfyHost,
-    adapt: Callable[[Graph, checkpoints.Loaded], tuple[list, list]] | None = None,
+    adapt: Adapt | None = None,
     checkpoint: str = "small_koala",
     size: int = 128,
     steps: int = 2,
@@ -182,8 +222,3 @@ def template(host: ComfyHost, name: str, **changed: dict) -> tuple[Graph, dict[s
         graph[number] = {"class_type": kind, "inputs": inputs | changed.get(kind, {})}
         ids[node.get("title", kind)] = number
     return graph, ids
-
-
-def forget(host: ComfyHost) -> None:
-    """Empties the host's cache of results, so that an equal graph runs again."""
-    host.post("/free", {"unload_models": False, "free_memory": True})

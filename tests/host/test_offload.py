@@ -77,16 +77,12 @@ def stays(host, change):
     return *trained(host, "none", change), before
 
 
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
-
-
 def test_the_adapter_is_the_same_bit_for_bit_and_the_host_draws_as_before(host, change, stays):
     _, adapter, log, before = stays
     assert "wait in main memory" not in log
     _, again, log = trained(host, "all", change)
     assert "of it wait in main memory" in log
-    assert same(again, adapter)
+    assert graphs.same(again, adapter)
     assert torch.equal(graphs.sample(host), before)
 
 
@@ -109,7 +105,7 @@ def test_a_model_that_the_host_loads_in_part_is_trained_alike(host, change, stay
     # a LoRA is added to weights in fp16 by a host that loads them, in fp32 by one that casts them
     torch.testing.assert_close(part, losses, rtol=0 if change is plain else 1e-3, atol=0)
     if change is plain:
-        assert same(again, adapter)
+        assert graphs.same(again, adapter)
     assert torch.equal(graphs.sample(host), before)
 
 

@@ -1,7 +1,6 @@
 """LoRA² Options: what it changes, what it leaves, and the host's own resolution buckets."""
 
 import pytest
-import torch
 from host import graphs
 from host.comfy_host import NodeFailed
 from safetensors.torch import load_file
@@ -29,13 +28,9 @@ def adapter(host, graph, train):
     return load_file(graphs.saved_file(host, host.run(graph), node))
 
 
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
-
-
 def test_as_it_comes_it_changes_nothing_and_each_choice_changes_something(host):
     plain = adapter(host, *begun(host))
-    assert same(plain, adapter(host, *begun(host, {})))
+    assert graphs.same(plain, adapter(host, *begun(host, {})))
     for choice in (
         {"optimizer": "adafactor"},
         {"lr_scheduler": "cosine"},
@@ -46,13 +41,13 @@ def test_as_it_comes_it_changes_nothing_and_each_choice_changes_something(host):
         {"repeats": 2},
         {"timestep_bias": "range", "timestep_bias_begin": 900, "timestep_bias_multiplier": 1000.0},
     ):
-        assert not same(plain, adapter(host, *begun(host, choice))), choice
+        assert not graphs.same(plain, adapter(host, *begun(host, choice))), choice
 
 
 def test_a_caption_that_is_always_dropped_is_the_empty_one(host):
     dropped = adapter(host, *begun(host, {"caption_dropout": 1.0}, empty=True))
-    assert same(dropped, adapter(host, *begun(host, caption="")))
-    assert not same(dropped, adapter(host, *begun(host)))
+    assert graphs.same(dropped, adapter(host, *begun(host, caption="")))
+    assert not graphs.same(dropped, adapter(host, *begun(host)))
 
 
 @pytest.mark.parametrize(
@@ -101,5 +96,5 @@ def test_the_hosts_resolution_buckets_feed_it(host):
         return adapter(host, graph, train)
 
     bucketed = trained(True)
-    assert same(bucketed, trained(False))
-    assert not same(bucketed, trained(True, batch_size=1))
+    assert graphs.same(bucketed, trained(False))
+    assert not graphs.same(bucketed, trained(True, batch_size=1))

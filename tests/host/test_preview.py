@@ -9,7 +9,6 @@ import torch
 from host import checkpoints, graphs
 from host.comfy_host import HostError
 from PIL import Image
-from safetensors.torch import load_file
 
 from lora2_core.files import adapter_file
 
@@ -52,21 +51,13 @@ def pictures(host, run):
     return {path.name: path for path in sorted(folder.iterdir())} if folder.exists() else {}
 
 
-def tensors(host, run, node):
-    return load_file(graphs.saved_file(host, run, node))
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
-
-
 @pytest.fixture(scope="module")
 def plain(host):
     graph, train = graphs.training(host, steps=STEPS, seed=51, run="plain")
     save = graphs.save(graph, train, "plain")
     image = graph.node("PreviewImage", images=train[4])
     run = host.run(graph)
-    return {"tensors": tensors(host, run, save), "run": run, "image": image}
+    return {"tensors": graphs.tensors(host, run, save), "run": run, "image": image}
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +74,7 @@ def test_without_previews_the_output_is_nothing_and_what_hangs_on_it_is_left_out
 
 
 def test_a_run_with_previews_is_the_run_without_bit_for_bit(host, plain, drawn):
-    assert same(tensors(host, drawn["run"], drawn["save"]), plain["tensors"])
+    assert graphs.same(graphs.tensors(host, drawn["run"], drawn["save"]), plain["tensors"])
 
 
 def test_pictures_and_sheet_are_in_the_runs_folder(host, drawn):
@@ -152,7 +143,7 @@ def test_what_fails_is_told_and_stops_nothing(host, plain):
         graph, client="page-f", workflow="graph-f",
         on_event=lambda kind, data: messages.append(data) if kind == "lora2.live" else None,
     )  # fmt: skip
-    assert same(tensors(host, run, save), plain["tensors"])
+    assert graphs.same(graphs.tensors(host, run, save), plain["tensors"])
     assert pictures(host, "failing") == {}
     assert image.id not in run.outputs
     told = [m["text"] for m in messages if m["kind"] == "trouble"]
@@ -182,7 +173,7 @@ def test_cancel_in_a_preview_stops_and_the_run_goes_on_with_it(host, plain):
     graph, train, save = previewed(host, "stopped")
     graph[train.id]["inputs"]["resume"] = "stopped_00001"
     run = host.run(graph)
-    assert same(tensors(host, run, save), plain["tensors"])
+    assert graphs.same(graphs.tensors(host, run, save), plain["tensors"])
     names = [name for name in pictures(host, "stopped") if name != "sheet.png"]
     assert names == ["step_000002.png", "step_000004.png", "step_000006.png"]
 

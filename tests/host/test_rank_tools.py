@@ -27,31 +27,6 @@ def merged(graph, *picks, **changes):
     return graph.node("LoRA2Merge", **(EVERYTHING | changes), **sockets)
 
 
-def with_host_loader(name, strength):
-    def adapt(graph, loaded):
-        model, clip = loaded.model, loaded.clip
-        for file, weight in zip(name, strength, strict=True):
-            node = graph.node(
-                "LoraLoader", model=model, clip=clip, lora_name=file, strength_model=weight,
-                strength_clip=weight,
-            )  # fmt: skip
-            model, clip = node[0], node[1]
-        return model, clip
-
-    return adapt
-
-
-def with_load(name, **settings):
-    def adapt(graph, loaded):
-        node = graph.node(
-            "LoRA2Load", model=loaded.model, clip=loaded.clip, lora_name=name,
-            strength_model=settings.pop("strength_model", 1.0), **settings,
-        )  # fmt: skip
-        return node[0], node[1]
-
-    return adapt
-
-
 def test_a_merge_samples_as_its_inputs_one_after_the_other(host, two):
     def adapt(graph, loaded):
         lora = merged(graph, pick(graph, two[0], 0.8), pick(graph, two[1], 0.5))
@@ -62,7 +37,7 @@ def test_a_merge_samples_as_its_inputs_one_after_the_other(host, two):
 
     plain = graphs.sample(host)
     found = graphs.sample(host, adapt)
-    expected = graphs.sample(host, with_host_loader(two, (0.8, 0.5)))
+    expected = graphs.sample(host, graphs.with_theirs(*two, strengths=(0.8, 0.5)))
     assert (expected - plain).abs().max() > 0.1  # the adapters do something
     assert torch.allclose(found, expected, atol=2e-3 * float(expected.abs().max()))
 
@@ -125,8 +100,8 @@ def test_expand_several_to_the_largest(host, two):
 
 
 def test_load_with_everything_is_the_hosts_loader_to_the_bit(host, two):
-    ours = graphs.sample(host, with_load(two[0], **EVERYTHING))
-    theirs = graphs.sample(host, with_host_loader(two[:1], (1.0,)))
+    ours = graphs.sample(host, graphs.with_ours(two[0], **EVERYTHING))
+    theirs = graphs.sample(host, graphs.with_theirs(two[0]))
     assert torch.equal(ours, theirs)
 
 
@@ -154,12 +129,14 @@ def test_load_to_a_budget_says_what_is_left(host, two):
 
 def test_strengths_by_attention_and_block(host, two):
     nothing = {"self_attention": 0.0, "cross_attention": 0.0}
-    assert torch.equal(graphs.sample(host, with_load(two[0], **nothing)), graphs.sample(host))
-    down = graphs.sample(host, with_load(two[0], blocks="up=0"))
-    up = graphs.sample(host, with_load(two[0], blocks="down=0"))
-    both = graphs.sample(host, with_load(two[0], blocks="down=1, up=1"))
+    assert torch.equal(
+        graphs.sample(host, graphs.with_ours(two[0], **nothing)), graphs.sample(host)
+    )
+    down = graphs.sample(host, graphs.with_ours(two[0], blocks="up=0"))
+    up = graphs.sample(host, graphs.with_ours(two[0], blocks="down=0"))
+    both = graphs.sample(host, graphs.with_ours(two[0], blocks="down=1, up=1"))
     assert not torch.allclose(down, up)
-    expected = graphs.sample(host, with_host_loader(two[:1], (1.0,)))
+    expected = graphs.sample(host, graphs.with_theirs(two[0]))
     assert torch.allclose(both, expected, atol=1e-4 * float(expected.abs().max()))
 
 

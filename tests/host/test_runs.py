@@ -4,20 +4,10 @@ import random
 import time
 
 import pytest
-import torch
 from host import checkpoints, graphs
 from host.comfy_host import HostError, NodeFailed, PromptRejected, open_host
-from safetensors.torch import load_file
 
 STEPS = 8
-
-
-def tensors(host, run, node):
-    return load_file(graphs.saved_file(host, run, node))
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
 def queued(host, name, steps=STEPS, **settings):
@@ -28,7 +18,7 @@ def queued(host, name, steps=STEPS, **settings):
 @pytest.fixture(scope="module")
 def whole(host):
     graph, _, save = queued(host, "whole", run="whole")
-    return tensors(host, host.run(graph), save)
+    return graphs.tensors(host, host.run(graph), save)
 
 
 def stopped_at(host, step, name):
@@ -55,21 +45,11 @@ def test_cancel_leaves_an_adapter_and_a_run_that_goes_on(host, whole):
     assert 5 <= step < STEPS and kept[1] == f"step_{step:06d}.state.safetensors"
     loras = host.base / "models" / "loras" / "kept.safetensors"
     loras.write_bytes((folder(host, run) / kept[0]).read_bytes())
-    assert graphs.sample(host, graphs_load("kept.safetensors")).isfinite().all()
+    assert graphs.sample(host, graphs.with_ours("kept.safetensors")).isfinite().all()
 
     assert run in host.object_info("LoRA2Train")["input"]["optional"]["resume"][1]["options"]
     graph, _, save = queued(host, "resumed", resume=run)
-    assert same(tensors(host, host.run(graph), save), whole)
-
-
-def graphs_load(name):
-    def adapt(graph, loaded):
-        node = graph.node(
-            "LoRA2Load", model=loaded.model, clip=loaded.clip, lora_name=name, strength_model=1.0
-        )
-        return node[0], node[1]
-
-    return adapt
+    assert graphs.same(graphs.tensors(host, host.run(graph), save), whole)
 
 
 def test_other_settings_and_another_model_are_refused_by_name(host):
@@ -125,4 +105,4 @@ def test_a_host_that_is_killed_loses_nothing_but_the_last_steps(whole):
                 resume = names[1]
         graph, _, save = queued(own, "killed", resume=resume)
         assert resume == "killed_00001"
-        assert same(tensors(own, own.run(graph), save), whole)
+        assert graphs.same(graphs.tensors(own, own.run(graph), save), whole)

@@ -39,31 +39,6 @@ def name_of(host, trained):
     return trained["file"].relative_to(host.base / "models" / "loras").as_posix()
 
 
-def with_ours(name):
-    def adapt(graph, loaded):
-        node = graph.node(
-            "LoRA2Load", model=loaded.model, clip=loaded.clip, lora_name=name, strength_model=1.0
-        )
-        return node[0], node[1]
-
-    return adapt
-
-
-def with_theirs(name):
-    def adapt(graph, loaded):
-        node = graph.node(
-            "LoraLoader",
-            model=loaded.model,
-            clip=loaded.clip,
-            lora_name=name,
-            strength_model=1.0,
-            strength_clip=1.0,
-        )
-        return node[0], node[1]
-
-    return adapt
-
-
 def test_progress_shows_step_loss_and_mean_rank(trained):
     run, train = trained["run"], trained["train"]
     assert (train.id, 12, 12) in run.progress
@@ -101,14 +76,14 @@ def test_ranks_differ_between_components_and_the_file_says_so(trained):
 
 def test_ours_and_the_hosts_loader_give_the_same_latents(host, trained):
     name = name_of(host, trained)
-    ours = graphs.sample(host, with_ours(name))
-    theirs = graphs.sample(host, with_theirs(name))
+    ours = graphs.sample(host, graphs.with_ours(name))
+    theirs = graphs.sample(host, graphs.with_theirs(name))
     assert torch.equal(ours, theirs)
     assert not torch.equal(ours, trained["before"])
 
 
 def test_the_wire_and_the_file_give_the_same_latents(host, trained):
-    from_file = graphs.sample(host, with_ours(name_of(host, trained)))
+    from_file = graphs.sample(host, graphs.with_ours(name_of(host, trained)))
 
     def adapt(graph, loaded):
         data = graphs.dataset(host, graph, loaded.clip, loaded.vae)
@@ -146,8 +121,7 @@ def test_the_loader_says_how_much_matched(host, trained):
 
 
 def test_the_same_seed_gives_the_same_adapter(host, trained):
-    graphs.forget(host)
-    graph, train = graphs.training(host)
+    graph, train = graphs.training(host, run="again")  # a name of its own, or the host knows it
     save = graphs.save(graph, train, "again")
     run = host.run(graph)
     assert train.id in run.executed

@@ -87,19 +87,7 @@ def test_targets_are_taken_by_the_hosts_loader(host, targets):
     run = host.run(graph)
     assert len(ranks_of(host, run, ranks)) == components
     name = graphs.saved_file(host, run, save).name
-
-    def adapt(graph, loaded):
-        node = graph.node(
-            "LoraLoader",
-            model=loaded.model,
-            clip=loaded.clip,
-            lora_name=name,
-            strength_model=1.0,
-            strength_clip=1.0,
-        )
-        return node[0], node[1]
-
-    graphs.sample(host, adapt)
+    graphs.sample(host, graphs.with_theirs(name))
     graph = Graph()
     loaded = checkpoints.load(host, graph, "small_koala")
     node = graph.node("LoRA2Load", model=loaded.model, lora_name=name, strength_model=1.0)

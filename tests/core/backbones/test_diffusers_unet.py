@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers import DDPMScheduler
+from peers import two_level_unet
 
 from lora2_core.backbones.diffusers_unet import DiffusersUNet
 from lora2_core.config import TrainConfig
@@ -18,22 +19,11 @@ CONFIG = TrainConfig(
 
 @pytest.fixture(scope="module")
 def denoiser():
-    torch.manual_seed(0)
     return DiffusersUNet(
-        UNet2DConditionModel(
-            sample_size=8,
-            block_out_channels=(16, 32),
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            layers_per_block=1,
-            transformer_layers_per_block=(1, 2),
-            attention_head_dim=(2, 4),
-            cross_attention_dim=24,
-            norm_num_groups=8,
+        two_level_unet(
             addition_embed_type="text_time",
             addition_time_embed_dim=4,
             projection_class_embeddings_input_dim=6 * 4 + 10,
-            use_linear_projection=True,
         )
     )
 

@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from stopping import stopped_at
 from tiny_pipeline import write_checkpoint, write_folder, write_tokenizer
 
 from lora2_core.__main__ import COMMANDS, main
 from lora2_core.backbones.pictures import read_folder
-from lora2_core.commands import train as commands_train
 
 QUICK = ["--steps", "3", "--preset", "small", "--dtype", "fp32", "--resolution", "64"]
 
@@ -184,19 +184,12 @@ def test_a_loss_that_breaks_keeps_what_was_good(model, images, tmp_path, capsys)
     assert inspected(kept)["totals"]["components"] == 48
 
 
-def test_a_run_that_is_stopped_goes_on(model, images, tmp_path, capsys, monkeypatch):
+def test_a_run_that_is_stopped_goes_on(model, images, tmp_path, capsys):
     whole, out = tmp_path / "whole.safetensors", tmp_path / "x.safetensors"
     more = ("--prompt", "a dog", "--steps", "6", "--precision", "fp32")
     assert train(model, images, whole, *more) == 0
 
-    class Stop(commands_train.Progress):
-        def __call__(self, info):
-            super().__call__(info)
-            if info.step == 4:
-                raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(commands_train, "Progress", Stop)
+    with stopped_at(4):
         said = refused(capsys, train(model, images, out, *more))
     assert "stopped" in said and "up to step 4" in said and not out.exists()
     assert "--resume to go on" in refused(capsys, train(model, images, out, *more))

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
+from stopping import stopped_at
 
 from lora2_core.__main__ import main
 from lora2_core.commands import knobs, lesson
-from lora2_core.commands import train as command
 from lora2_core.config import TrainConfig
 from lora2_core.runs.run_folder import RunFolder
 
@@ -106,9 +106,7 @@ def test_pictures_captions_and_the_empty_caption_of_a_set(images, told, tmp_path
     assert metadata["modelspec.trigger_phrase"] == "sks"
 
 
-def test_a_stopped_run_goes_on_with_all_of_it_and_refuses_other_settings(
-    images, tmp_path, capsys, monkeypatch
-):
+def test_a_stopped_run_goes_on_with_all_of_it_and_refuses_other_settings(images, tmp_path, capsys):
     more = [
         "--steps", "6", "--precision", "fp32", "--lr-scheduler", "cosine", "--lr-warmup-steps", "2",
         "--min-snr-gamma", "5", "--noise-offset", "0.1", "--timestep-bias", "later",
@@ -117,14 +115,7 @@ def test_a_stopped_run_goes_on_with_all_of_it_and_refuses_other_settings(
     whole, out = tmp_path / "whole.safetensors", tmp_path / "x.safetensors"
     assert train(images, whole, *more) == 0
 
-    class Stop(command.Progress):
-        def __call__(self, info):
-            super().__call__(info)
-            if info.step == 3:
-                raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(command, "Progress", Stop)
+    with stopped_at(3):
         assert train(images, out, *more) == 2
     assert RunFolder(tmp_path / "x_run").newest().step == 3
     capsys.readouterr()

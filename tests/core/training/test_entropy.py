@@ -7,6 +7,7 @@ import pytest
 import reference
 import torch
 import toy
+from peers import two_level_unet
 from torch import nn
 
 from lora2_core.layers.inject import cross_attention_layers
@@ -16,21 +17,7 @@ from lora2_core.training.entropy import EntropyProbe, attention_entropy
 
 @pytest.fixture(scope="module")
 def unet():
-    from diffusers import UNet2DConditionModel
-
-    torch.manual_seed(0)
-    return UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(16, 32),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        layers_per_block=1,
-        transformer_layers_per_block=(1, 2),
-        attention_head_dim=(2, 4),
-        cross_attention_dim=24,
-        norm_num_groups=8,
-        use_linear_projection=True,
-    ).requires_grad_(False)
+    return two_level_unet().requires_grad_(False)
 
 
 class Toy:
