@@ -8,12 +8,11 @@ from .host import progress
 from .sockets import (
     CATEGORY,
     SAVED_AS,
-    LoraModel,
-    RankReport,
     adapter_inputs,
     chosen_adapter,
     cut,
     cut_inputs,
+    cut_outputs,
     fingerprint,
 )
 
@@ -32,12 +31,7 @@ class LoRA2Compress(io.ComfyNode):
                 *adapter_inputs(),
                 *cut_inputs(("megabytes", "energy", "rank")),
             ],
-            outputs=[
-                LoraModel.Output(display_name="lora", tooltip="For LoRA² Save, Load LoRA Model."),
-                RankReport.Output(
-                    display_name="rank_report", tooltip="Ranks, and what each layer kept."
-                ),
-            ],
+            outputs=cut_outputs(),
             hidden=[io.Hidden.unique_id],
         )
 

@@ -5,7 +5,7 @@ from PIL import Image
 
 from ..lora2_core.drawn_world import load_subjects, photograph
 from .host import outputs
-from .sockets import CATEGORY
+from .sockets import CATEGORY, seed_input
 
 
 class LoRA2DemoPictures(io.ComfyNode):
@@ -26,14 +26,7 @@ class LoRA2DemoPictures(io.ComfyNode):
                     tooltip="An individual that LoRA² Demo Model has never seen.",
                 ),
                 io.Int.Input("count", default=5, min=1, max=32, tooltip="How many pictures of it."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFF_FFFF_FFFF_FFFF,
-                    control_after_generate=False,
-                    tooltip="Of the places, sizes and angles.",
-                ),
+                seed_input("Of the places, sizes and angles."),
             ],
             outputs=[
                 io.Image.Output(

@@ -10,19 +10,7 @@ from ..lora2_core.ranks import rank_picture
 from . import reports
 from .host import outputs, server
 from .shown import shown
-from .sockets import (
-    CATEGORY,
-    WIRE,
-    LoraModel,
-    Pick,
-    RankReport,
-    connected,
-    file_input,
-    fingerprint,
-    growing,
-)
-
-_SHOWN = [RankReport, LoraModel, Pick]
+from .sockets import CATEGORY, WIRE, fingerprint, ranked_inputs, wires
 
 
 class LoRA2RankHeatmap(io.ComfyNode):
@@ -36,16 +24,7 @@ class LoRA2RankHeatmap(io.ComfyNode):
             category=CATEGORY,
             description="Shows the rank of every layer, and what is in it.",
             is_output_node=True,
-            inputs=[
-                file_input(),
-                io.MultiType.Input(
-                    "lora",
-                    _SHOWN,
-                    optional=True,
-                    tooltip="A LoRA, a pick or a rank report from another node.",
-                ),
-                growing("more", "more_", _SHOWN, "Further ones to compare with.", least=0),
-            ],
+            inputs=ranked_inputs("Further ones to compare with."),
             outputs=[
                 io.Image.Output(
                     display_name="images", is_output_list=True, tooltip="The picture of each."
@@ -62,13 +41,10 @@ class LoRA2RankHeatmap(io.ComfyNode):
 
     @classmethod
     def execute(cls, lora_name, lora=None, **inputs) -> io.NodeOutput:
-        views = []
-        if lora_name != WIRE:
-            views.append(_of_file(lora_name))
-        wires = [] if lora is None else [lora]
-        wires += connected(inputs, "more").values()
-        for number, source in enumerate(wires, 1):
-            title = f"connected lora {number}" if len(wires) > 1 else "connected lora"
+        views = [] if lora_name == WIRE else [_of_file(lora_name)]
+        sources = wires(lora, inputs)
+        for number, source in enumerate(sources, 1):
+            title = f"connected lora {number}" if len(sources) > 1 else "connected lora"
             views.append(_of_wire(source, title))
         if not views:
             raise LoRA2Error("there is nothing to show; choose a file, or connect a LoRA")

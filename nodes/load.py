@@ -7,14 +7,9 @@ from ..lora2_core.files.adapter_file import LoraState
 from ..lora2_core.files.fit import fit
 from ..lora2_core.files.header import read_header
 from ..lora2_core.files.stored import seen, seen_in_header, stored_components
-from ..lora2_core.rank_tools import (
-    Adapter,
-    Ingredient,
-    factorised,
-    merge,
-    open_adapter,
-    parse_blocks,
-)
+from ..lora2_core.rank_tools import Adapter, Ingredient, merge, open_adapter
+from ..lora2_core.rank_tools.adapters import factorised
+from ..lora2_core.rank_tools.blocks import parse_blocks
 from ..lora2_core.ranks import rank_report
 from .host import folders, loader, progress
 from .host.model import describe

@@ -9,10 +9,9 @@ from .sockets import (
     ADVANCED,
     CATEGORY,
     SAVED_AS,
-    LoraModel,
-    RankReport,
     cut,
     cut_inputs,
+    cut_outputs,
     growing_adapters,
     ingredients,
 )
@@ -37,12 +36,7 @@ class LoRA2Merge(io.ComfyNode):
                 ),
                 growing_adapters("A LoRA, or a LoRA² Pick with its weight."),
             ],
-            outputs=[
-                LoraModel.Output(display_name="lora", tooltip="For LoRA² Save, Load LoRA Model."),
-                RankReport.Output(
-                    display_name="rank_report", tooltip="Ranks, and what each layer kept."
-                ),
-            ],
+            outputs=cut_outputs(),
             hidden=[io.Hidden.unique_id],
         )  # fmt: skip
 

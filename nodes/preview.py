@@ -13,7 +13,7 @@ from .host.model import HostDenoiser
 from .host.progress import Interrupt, Progress
 from .host.sampling import SAMPLERS, SCHEDULERS, Sampling, painter, zeroed
 from .host.text import HostWithText
-from .sockets import CATEGORY, Preview
+from .sockets import CATEGORY, Preview, seed_input
 
 
 class Plan(NamedTuple):
@@ -74,14 +74,7 @@ class LoRA2Preview(io.ComfyNode):
                     max=100_000,
                     tooltip="Steps between two previews; the last step always has one.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFF_FFFF_FFFF_FFFF,
-                    control_after_generate=False,
-                    tooltip="Of the noise; the same for every preview.",
-                ),
+                seed_input("Of the noise; the same for every preview."),
                 io.Int.Input("steps", default=20, min=1, max=10_000, tooltip="Of the sampler."),
                 io.Float.Input(
                     "cfg",

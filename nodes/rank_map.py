@@ -7,19 +7,7 @@ from comfy_api.latest import io
 from ..lora2_core.errors import LoRA2Error
 from ..lora2_core.ranks import rank_map
 from . import reports
-from .sockets import (
-    CATEGORY,
-    WIRE,
-    LoraModel,
-    Pick,
-    RankReport,
-    connected,
-    file_input,
-    fingerprint,
-    growing,
-)
-
-_LEARNED = [RankReport, LoraModel, Pick]
+from .sockets import CATEGORY, WIRE, RankReport, fingerprint, ranked_inputs, wires
 
 
 class LoRA2RankMap(io.ComfyNode):
@@ -34,14 +22,7 @@ class LoRA2RankMap(io.ComfyNode):
             description="Takes the ranks of one adapter, or the average of several, for another "
             "training to start from or to keep to.",
             inputs=[
-                file_input(),
-                io.MultiType.Input(
-                    "lora",
-                    _LEARNED,
-                    optional=True,
-                    tooltip="A LoRA, a pick or a rank report from another node.",
-                ),
-                growing("more", "more_", _LEARNED, "Further ones to average with.", least=0),
+                *ranked_inputs("Further ones to average with."),
                 io.String.Input(
                     "text",
                     default="",
@@ -63,9 +44,7 @@ class LoRA2RankMap(io.ComfyNode):
     @classmethod
     def execute(cls, lora_name, lora=None, text="", **inputs) -> io.NodeOutput:
         found = [] if lora_name == WIRE else [reports.report_of(reports.file_adapter(lora_name))]
-        wires = [] if lora is None else [lora]
-        wires += connected(inputs, "more").values()
-        for number, source in enumerate(wires, 1):
+        for number, source in enumerate(wires(lora, inputs), 1):
             one = reports.wired(source, f"connected lora {number}")
             found.append(one if isinstance(one, dict) else reports.report_of(one))
         if text.strip():

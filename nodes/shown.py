@@ -6,7 +6,8 @@ from secrets import token_urlsafe
 from threading import Lock
 
 from ..lora2_core.files.lazy import LazyState
-from ..lora2_core.rank_tools import Adapter, Spectra
+from ..lora2_core.rank_tools import Adapter
+from ..lora2_core.rank_tools.spectra import Spectra
 
 _MOST = 64  # adapters; an older picture can no longer ask
 _MOST_BYTES = 1_000_000_000  # of those that are not files; the newest is kept in any case

@@ -70,6 +70,50 @@ def connected(inputs: dict, name: str) -> dict:
     return {key: found[key] for key in order if found[key] is not None}
 
 
+def ranked_inputs(more: str) -> list:
+    """A file, a wire and any number of further ones, of all that has ranks; `wires` reads them.
+
+    more: tooltip of the further ones.
+    """
+    kinds = [RankReport, LoraModel, Pick]
+    return [
+        file_input(),
+        io.MultiType.Input(
+            "lora",
+            kinds,
+            optional=True,
+            tooltip="A LoRA, a pick or a rank report from another node.",
+        ),
+        growing("more", "more_", kinds, more, least=0),
+    ]
+
+
+def wires(lora, inputs: dict) -> list:
+    """What is connected to ranked_inputs, in order; takes it out of `inputs`."""
+    first = [] if lora is None else [lora]
+    return [*first, *connected(inputs, "more").values()]
+
+
+def cut_outputs() -> list:
+    """An adapter that was cut, and its report."""
+    return [
+        LoraModel.Output(display_name="lora", tooltip="For LoRA² Save, Load LoRA Model."),
+        RankReport.Output(display_name="rank_report", tooltip="Ranks, and what each layer kept."),
+    ]
+
+
+def seed_input(tooltip: str) -> io.Input:
+    """A seed that the page leaves as it is."""
+    return io.Int.Input(
+        "seed",
+        default=0,
+        min=0,
+        max=0xFFFF_FFFF_FFFF_FFFF,
+        control_after_generate=False,
+        tooltip=tooltip,
+    )
+
+
 def growing_adapters(tooltip: str) -> io.Input:
     """Sockets for adapters, which `ingredients` reads."""
     return growing("loras", "lora_", [Pick, LoraModel], tooltip)

@@ -5,7 +5,7 @@ from comfy_api.latest import io
 from ..lora2_core.config import DTYPES, MAX_RANK, METHODS, PRESETS, TARGETS, TrainConfig
 from .host import folders
 from .job import NEW_RUN
-from .sockets import ADVANCED, Preview, RankReport, TrainOptions
+from .sockets import ADVANCED, Preview, RankReport, TrainOptions, seed_input
 
 _D = TrainConfig()
 
@@ -47,14 +47,7 @@ def inputs() -> list:
             round=1e-8,
             tooltip="Of the two factors A and B; ν has its own. The preset paper goes with 5e-5.",
         ),
-        integer(
-            "seed",
-            default=0,
-            min=0,
-            max=0xFFFF_FFFF_FFFF_FFFF,
-            control_after_generate=False,
-            tooltip="The same seed gives the same adapter (bit for bit on a CPU).",
-        ),
+        seed_input("The same seed gives the same adapter (bit for bit on a CPU)."),
         integer(
             "batch_size", default=1, min=1, max=64, tooltip="Images of equal size a forward pass."
         ),

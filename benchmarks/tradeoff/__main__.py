@@ -6,8 +6,8 @@ import sys
 import time
 from pathlib import Path
 
-from lora2_core.drawn_world import Subject, load_subjects
-from lora2_core.drawn_world.subjects import BUNDLED
+from lora2_core.drawn_world import load_subjects
+from lora2_core.drawn_world.subjects import BUNDLED, Subject
 from lora2_core.errors import LoRA2Error
 
 from . import __doc__ as usage

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from lora2_core.drawn_world import Subject
+from lora2_core.drawn_world.subjects import Subject
 
 
 def complexity(subject: Subject) -> int:

@@ -11,7 +11,8 @@ from lora2_core.demo_model import studio
 from lora2_core.demo_model.checkpoint import DemoModel
 from lora2_core.demo_model.shapes import PICTURE
 from lora2_core.diffusion.data import Batch, batches
-from lora2_core.drawn_world import Scene, caption, render
+from lora2_core.drawn_world import render
+from lora2_core.drawn_world.scene import Scene, caption
 
 _BATCH = 64
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from lora2_core.demo_model.recipe.autoencoder import to_tensor
 from lora2_core.demo_model.recipe.features import Features
-from lora2_core.drawn_world import Subject
+from lora2_core.drawn_world.subjects import Subject
 
 from . import judges
 from .individuals import FAMILY, VIEWS, family_views, individual, twin, views

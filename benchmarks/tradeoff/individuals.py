@@ -7,9 +7,13 @@ from dataclasses import replace
 import numpy as np
 
 from lora2_core.demo_model.shapes import PICTURE
-from lora2_core.drawn_world import BACKGROUNDS, KINDS, Subject, render, subject_scene
+from lora2_core.drawn_world import render
+from lora2_core.drawn_world.backgrounds import BACKGROUNDS
+from lora2_core.drawn_world.objects import KINDS
 from lora2_core.drawn_world.patterns import PATTERNS
 from lora2_core.drawn_world.pen import Colour
+from lora2_core.drawn_world.scene import subject_scene
+from lora2_core.drawn_world.subjects import Subject
 from lora2_core.drawn_world.wear import ACCESSORIES, EMBLEMS, EXTRAS
 
 FAMILY = 4  # of one kind: two at random, and a twin of each

@@ -8,15 +8,10 @@ from lora2_core.backbones.diffusers_unet import DiffusersUNet
 from lora2_core.demo_model import bundled, checkpoint, studio
 from lora2_core.demo_model.checkpoint import DemoModel
 from lora2_core.diffusion.data import Example
-from lora2_core.drawn_world import (
-    BACKGROUNDS,
-    COLOURS,
-    Scene,
-    Subject,
-    photograph,
-    random_scene,
-    subject_scene,
-)
+from lora2_core.drawn_world import photograph
+from lora2_core.drawn_world.backgrounds import BACKGROUNDS
+from lora2_core.drawn_world.scene import COLOURS, Scene, random_scene, subject_scene
+from lora2_core.drawn_world.subjects import Subject
 from lora2_core.drawn_world.wear import ACCESSORIES
 
 from .denoising import Probe, probe

@@ -10,7 +10,9 @@ from lora2_core.config import TrainConfig
 from lora2_core.demo_model import studio
 from lora2_core.demo_model.recipe.autoencoder import to_tensor
 from lora2_core.demo_model.shapes import PICTURE
-from lora2_core.drawn_world import Subject, caption, render
+from lora2_core.drawn_world import render
+from lora2_core.drawn_world.scene import caption
+from lora2_core.drawn_world.subjects import Subject
 from lora2_core.files import adapter_file, writing
 from lora2_core.files.metadata import training_metadata
 from lora2_core.layers.applied import applied

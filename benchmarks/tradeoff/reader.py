@@ -12,7 +12,8 @@ from lora2_core.demo_model.recipe import pictures as training_set
 from lora2_core.demo_model.recipe.autoencoder import to_tensor
 from lora2_core.demo_model.recipe.judge import Judge
 from lora2_core.demo_model.shapes import PICTURE
-from lora2_core.drawn_world import COLOURS, Scene, labels, random_scene, render
+from lora2_core.drawn_world import render
+from lora2_core.drawn_world.scene import COLOURS, Scene, labels, random_scene
 from lora2_core.errors import LoRA2Error
 
 from . import judges

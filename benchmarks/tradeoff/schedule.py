@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from lora2_core.drawn_world import Subject
+from lora2_core.drawn_world.subjects import Subject
 
 from . import tune
 from .contestants import CONTESTANTS

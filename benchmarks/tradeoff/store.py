@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lora2_core.config import TrainConfig
 from lora2_core.demo_model import bundled
-from lora2_core.drawn_world import Subject
+from lora2_core.drawn_world.subjects import Subject
 
 from . import judges
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
-from lora2_core.drawn_world import Subject
+from lora2_core.drawn_world.subjects import Subject
 
 from .adaptivity import complexity, share_between, spearman
 from .contestants import CONTESTANTS, FIXED, REFERENCE

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lora2_core.config import TrainConfig
 from lora2_core.diffusion.data import batches
-from lora2_core.drawn_world import Subject
+from lora2_core.drawn_world.subjects import Subject
 from lora2_core.errors import LoRA2Error
 from lora2_core.training.loop import train
 from lora2_core.training.result import TrainingDiverged

@@ -9,7 +9,9 @@ from PIL import Image, ImageDraw, ImageFont
 from ..backbones.diffusers_unet import DiffusersUNet
 from ..config import TrainConfig
 from ..diffusion.data import batches
-from ..drawn_world import BACKGROUNDS, Subject, photograph
+from ..drawn_world import photograph
+from ..drawn_world.backgrounds import BACKGROUNDS
+from ..drawn_world.subjects import Subject
 from ..layers.applied import applied
 from ..runs.previews import Previews
 from ..training.loop import Training

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...backbones.diffusers_unet import DiffusersUNet
-from ...drawn_world import vocabulary
+from ...drawn_world.scene import vocabulary
 from ..networks import build_unet
 from ..shapes import PICTURE
 from ..text import TextEncoder, Tokenizer

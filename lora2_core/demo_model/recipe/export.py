@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from ...drawn_world import vocabulary
+from ...drawn_world.scene import vocabulary
 from .. import checkpoint
 from ..networks import build_autoencoder
 from ..text import Tokenizer

@@ -13,8 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...drawn_world import BACKGROUNDS, COLOURS, KINDS, caption, labels, random_scene, render
+from ...drawn_world import render
+from ...drawn_world.backgrounds import BACKGROUNDS
+from ...drawn_world.objects import KINDS
 from ...drawn_world.patterns import PATTERNS
+from ...drawn_world.scene import COLOURS, caption, labels, random_scene
 from ...drawn_world.wear import ACCESSORIES
 from .. import checkpoint, studio
 from ..shapes import PICTURE

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ...drawn_world import Scene, caption, random_scene, render
+from ...drawn_world import render
+from ...drawn_world.scene import Scene, caption, random_scene
 from ..shapes import PICTURE
 
 _CHUNK = 250

@@ -13,7 +13,7 @@ from lora2_core.demo_model.recipe import trunk
 from lora2_core.demo_model.recipe.adopt import adopt
 from lora2_core.demo_model.recipe.export import export
 from lora2_core.demo_model.text import TextEncoder, Tokenizer
-from lora2_core.drawn_world import vocabulary
+from lora2_core.drawn_world.scene import vocabulary
 
 BLINK = 0.005  # minutes
 

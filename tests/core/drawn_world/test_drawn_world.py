@@ -9,20 +9,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lora2_core.drawn_world import (
-    BACKGROUNDS,
+from lora2_core.drawn_world import load_subjects, render
+from lora2_core.drawn_world.backgrounds import BACKGROUNDS
+from lora2_core.drawn_world.objects import KINDS
+from lora2_core.drawn_world.patterns import PATTERNS
+from lora2_core.drawn_world.scene import (
     COLOURS,
-    KINDS,
     Scene,
     caption,
     labels,
-    load_subjects,
     random_scene,
-    render,
     subject_scene,
     vocabulary,
 )
-from lora2_core.drawn_world.patterns import PATTERNS
 from lora2_core.drawn_world.wear import ACCESSORIES, EMBLEMS, EXTRAS
 from lora2_core.errors import LoRA2Error
 

@@ -7,7 +7,8 @@ import torch
 
 from lora2_core.files.adapter_file import LoraState, components
 from lora2_core.files.writing import write
-from lora2_core.rank_tools import Spectra, open_adapter
+from lora2_core.rank_tools import open_adapter
+from lora2_core.rank_tools.spectra import Spectra
 
 NAMES = ("unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q", "lora_unet_b")
 

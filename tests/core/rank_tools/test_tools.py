@@ -14,16 +14,9 @@ from lora2_core.errors import LoRA2Error
 from lora2_core.files import adapter_file
 from lora2_core.files.adapter_file import LoraState, components, read
 from lora2_core.files.writing import write
-from lora2_core.rank_tools import (
-    Cut,
-    Ingredient,
-    compress,
-    expand,
-    factorised,
-    merge,
-    open_adapter,
-    parse_blocks,
-)
+from lora2_core.rank_tools import Cut, Ingredient, compress, expand, merge, open_adapter
+from lora2_core.rank_tools.adapters import factorised
+from lora2_core.rank_tools.blocks import parse_blocks
 
 STEM = "lora_unet_input_blocks_4_1_transformer_blocks_0_"
 LAYERS = {  # component → shape of its layer
