@@ -29,9 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
     except LoRA2Error as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package in ("", "lora2_core"):
+    except (ImportError, RuntimeError) as error:  # transformers wraps the one in the other
+        package = _missing_package(error)
+        if package is None:
             raise
         print(
             f"error: the package {package} is not installed; run "
@@ -57,6 +57,17 @@ def _run(given: list[str]) -> None:
             command = import_module(f".commands.{name}", __package__)
             command.add_arguments(described)
     command.run(parser.parse_args(given))
+
+
+def _missing_package(error: BaseException | None) -> str | None:
+    """The package, not of ours, for want of which it was raised."""
+    while error is not None:
+        name = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
+        package = (name or "lora2_core").partition(".")[0]
+        if package != "lora2_core":
+            return package
+        error = error.__cause__ or error.__context__
+    return None
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lora2_core.__main__ import main
+from lora2_core.commands import inspect as inspect_command
 
 ROOT = Path(__file__).resolve().parents[2]
 _CORE = re.compile(r"^from \.{2,3}lora2_core\.?([\w.]*) import (.+)$", re.MULTILINE)
@@ -54,4 +55,28 @@ def test_a_command_names_the_package_it_lacks_and_how_to_install_it(package):
 def test_a_module_of_the_pack_that_is_missing_is_no_word_to_the_user(monkeypatch):
     monkeypatch.setitem(sys.modules, "lora2_core.commands.inspect", None)
     with pytest.raises(ModuleNotFoundError):
+        main(["inspect", "a.safetensors"])
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, ImportError])
+def test_a_package_that_another_one_lacks_is_named_too(kind, monkeypatch, capsys):
+    """As diffusers puts it where transformers is not installed."""
+
+    def run(_):
+        try:
+            raise ModuleNotFoundError("No module named 'transformers'", name="transformers")
+        except ModuleNotFoundError as error:
+            raise kind("Failed to import diffusers.loaders.peft") from error
+
+    monkeypatch.setattr(inspect_command, "run", run)
+    assert main(["inspect", "a.safetensors"]) == 2
+    assert "the package transformers is not installed" in capsys.readouterr().err
+
+
+def test_other_errors_are_not_taken_for_a_missing_package(monkeypatch):
+    def run(_):
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr(inspect_command, "run", run)
+    with pytest.raises(RuntimeError, match="shapes differ"):
         main(["inspect", "a.safetensors"])

@@ -84,7 +84,7 @@ def test_a_host_that_is_killed_loses_nothing_but_the_last_steps(whole):
     with open_host() as own:
         checkpoints.place(own, "small_koala")
         resume = "(new run)"
-        for _ in range(3):
+        for _ in range(2):
             graph, train, _ = queued(own, "killed", run="killed", resume=resume, save_every=1)
             moment = [chance.uniform(0.0, 1.5)]
 
