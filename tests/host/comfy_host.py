@@ -358,6 +358,11 @@ class ComfyHost:
         """The file behind an entry of outputs[id]['images'] and the like."""
         return self.base / entry["type"] / entry["subfolder"] / entry["filename"]
 
+    def dataset(self, name: str) -> Path:
+        """The folder that SaveTrainingDataset wrote; since 0.33 there is one for data sets."""
+        folders = [self.base / root / name for root in ("datasets", "output")]
+        return next(folder for folder in folders if folder.is_dir())
+
     def add_images(
         self, source: Path, folder: str, size: int | None = None, count: int | None = None
     ) -> str:

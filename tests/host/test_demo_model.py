@@ -82,7 +82,7 @@ def test_drawn_pictures_are_encoded_as_headless_training_encodes_them(host, head
     )  # fmt: skip
     host.run(graph)
     # the host's own format is a pickle; this one was written by the host that this test started
-    theirs = torch.load(host.base / "output" / "drawn" / "shard_0000.pkl", weights_only=False)
+    theirs = torch.load(host.dataset("drawn") / "shard_0000.pkl", weights_only=False)
     ours = studio.examples(headless, photograph(load_subjects()[SUBJECT], 5, 2))
     assert len(ours) == len(theirs["latents"]) == len(theirs["conditioning"]) == 5
     pairs = zip(ours, theirs["latents"], theirs["conditioning"], strict=True)

@@ -103,7 +103,7 @@ def test_a_data_set_from_photographs(host):
         shard_size=10,
     )
     host.run(graph)
-    saved = json.loads((host.base / "output" / "dog" / "metadata.json").read_text())
+    saved = json.loads((host.dataset("dog") / "metadata.json").read_text())
     assert saved["num_samples"] == 5
 
 

@@ -21,7 +21,7 @@ SETTINGS = graphs.SETTINGS | {"steps": 4, "batch_size": 2, "targets": "attention
 def stored_examples(host, folder):
     """What the host's SaveTrainingDataset wrote, as headless training takes it."""
     # the host's own format is a pickle; this one was written by the host that this test started
-    data = torch.load(host.base / "output" / folder / "shard_0000.pkl", weights_only=False)
+    data = torch.load(host.dataset(folder) / "shard_0000.pkl", weights_only=False)
     sizes = torch.tensor([[128.0, 128, 0, 0, 128, 128]])
     for latent, conditioning in zip(data["latents"], data["conditioning"], strict=True):
         [(context, more)] = conditioning
