@@ -87,7 +87,7 @@ def find_path(here: Path | None = None) -> Path:
     if named := os.environ.get("COMFYUI_PATH"):
         path = Path(named).expanduser().resolve()
         if not is_comfyui(path):
-            raise HostError(f"COMFYUI_PATH is {named}, where there is no ComfyUI")
+            raise HostError(f"COMFYUI_PATH is {named}, where there is no ComfyUI; {HOW_TO}")
         return path
     # custom_nodes often holds a symlink to the pack: the shell's own idea of where it stands
     # (PWD) and the unresolved path lead through it, the resolved path does not
@@ -100,7 +100,7 @@ def find_path(here: Path | None = None) -> Path:
     if not is_comfyui(path):
         raise HostError(
             "COMFYUI_PATH is not set, the pack does not lie in a ComfyUI's custom_nodes, and "
-            f"there is no ComfyUI at {DEFAULT_PATH}"
+            f"there is no ComfyUI at {DEFAULT_PATH}; {HOW_TO}"
         )
     return path
 
@@ -110,12 +110,12 @@ def find_python(path: Path) -> Path:
     if named := os.environ.get("COMFYUI_PYTHON"):
         python = Path(named).expanduser()
         if not python.is_file():
-            raise HostError(f"COMFYUI_PYTHON is {named}, which is not a file")
+            raise HostError(f"COMFYUI_PYTHON is {named}, which is not a file; {HOW_TO}")
         return python
     for name in (".venv/bin/python", ".venv/Scripts/python.exe"):
         if (path / name).is_file():
             return path / name
-    raise HostError(f"{path} has no .venv, and COMFYUI_PYTHON is not set")
+    raise HostError(f"{path} has no .venv, and COMFYUI_PYTHON is not set; {HOW_TO}")
 
 
 def missing() -> str | None:

@@ -1,51 +1,28 @@
-"""A real ComfyUI and its page in a real Chromium; without both the tests are skipped, loudly."""
+"""ComfyUI's page in a real Chromium."""
 
-from pathlib import Path
+import functools
+from contextlib import ExitStack
 
 import pytest
-from host import comfy_host, graphs
+from host import graphs
 
 from web import page as pages
 
-HERE = Path(__file__).resolve().parent
-MISSING = pytest.StashKey[str]()
+FAILED = pytest.StashKey[bool]()
 
 
-def _missing() -> str | None:
-    try:
-        reason = comfy_host.missing()
-    except comfy_host.HostError as error:
-        raise pytest.UsageError(f"{error}; {comfy_host.HOW_TO}") from None
-    if reason:
-        return f"no ComfyUI: {reason}"
-    return None if pages.chromium() else "no Chromium on the PATH"
-
-
-def pytest_collection_modifyitems(config, items):
-    mine = [item for item in items if HERE in item.path.resolve().parents]
-    reason = _missing() if mine else None
-    for item in mine:
-        item.add_marker(pytest.mark.host)
-        if reason:
-            item.add_marker(pytest.mark.skip(reason=reason))
-    if reason:
-        config.stash[MISSING] = reason
-
-
-def pytest_terminal_summary(terminalreporter, config):
-    reason = config.stash.get(MISSING, None)
-    if reason:
-        terminalreporter.section("THE PAGE'S TESTS DID NOT RUN", sep="!", red=True, bold=True)
-        terminalreporter.line(f"Nothing in tests/web was tested: {reason}.", red=True)
-        terminalreporter.line(f"They need Chromium and a host: {comfy_host.HOW_TO}.", red=True)
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    if call.excinfo is not None:
+        item.stash[FAILED] = True
+    return (yield)
 
 
 @pytest.fixture(scope="session")
-def web_host():
-    """The server behind the page, with the five photographs in input/dog."""
-    with comfy_host.open_host() as running:
-        running.add_images(graphs.PHOTOGRAPHS, "dog", size=128)
-        yield running
+def web_host(host):
+    """The server behind the page, with the five photographs in input/page_dog."""
+    host.add_images(graphs.PHOTOGRAPHS, "page_dog", size=128)
+    return host
 
 
 @pytest.fixture(scope="session")
@@ -54,14 +31,24 @@ def browser():
         yield running
 
 
-@pytest.fixture(scope="session", params=pages.RENDERERS)
-def any_page(request, browser, web_host):
-    with pages.open_page(browser, web_host, request.param) as page:
-        yield page
+@pytest.fixture(scope="session")
+def any_page(browser, web_host):
+    """Renderer → its page. Both stay open, so that a test runs in both before the next one does:
+    the server then has what the first has computed."""
+    with ExitStack() as stack:
+        yield functools.cache(
+            lambda renderer: stack.enter_context(pages.open_page(browser, web_host, renderer))
+        )
 
 
-@pytest.fixture
-def page(any_page):
-    """The page, once for each renderer, with nothing to complain about yet."""
-    any_page.clean()
-    return any_page
+@pytest.fixture(params=pages.RENDERERS)
+def page(request, any_page):
+    """The page, once for each renderer: empty, with nothing that runs and nothing to complain of.
+
+    After a test that failed it is opened anew.
+    """
+    page = any_page(request.param)
+    page.clean()
+    yield page
+    if request.node.stash.get(FAILED, False):
+        page.reopen()

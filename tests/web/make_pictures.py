@@ -48,7 +48,7 @@ def picture_of_graph(page: Page, scale: float = 1.0) -> Image.Image:
         }""",
         scale,
     )
-    page.tab.wait_for_timeout(1500)
+    page.settle()
     data = page.tab.screenshot(clip=page.tab.evaluate(_AROUND_GRAPH, _MARGIN))
     with Image.open(io.BytesIO(data)) as picture:
         return picture.convert("RGB")
@@ -74,7 +74,7 @@ def pictures_of_training(page: Page, checkpoint: str) -> None:
     page.set("CheckpointLoaderSimple", ckpt_name=checkpoint)
     page.set("LoadImageDataSetFromFolder", folder="my_subject")
     page.set("LoRA2Train", preset="small", steps=60, training_dtype="fp32", lambda_r=1e-6)
-    page.run(timeout=600)
+    page.run()
     write(picture_of_graph(page), ROOT / "docs" / "train.jpg", 1400, 200 * 1024)
     canvas = page.tab.locator(".lora2-viewer .pictures canvas")
     canvas.focus()
@@ -89,7 +89,7 @@ def pictures_of_training(page: Page, checkpoint: str) -> None:
           app.canvas.setDirty(true, true);
         }"""
     )
-    page.tab.wait_for_timeout(1000)
+    page.settle()
     data = page.tab.locator(".lora2-viewer").screenshot()
     with Image.open(io.BytesIO(data)) as picture:
         write(picture.convert("RGB"), ROOT / "docs" / "viewer.jpg", 900, 120 * 1024)
@@ -120,7 +120,7 @@ def main() -> None:
                         node, chosen = CHOICES[name]
                         page.set(node, **chosen)
                     else:  # nothing to choose: its pictures are what is worth seeing
-                        page.run(timeout=600)
+                        page.run()
                     picture = picture_of_graph(page)
                     write(picture, ROOT / "workflows" / f"{name}.jpg", 800, 60 * 1024)
 

@@ -4,23 +4,36 @@
         page.load(template("lora2_train"))
         page.set("LoRA2Train", steps=3)
         page.run()
-        assert "step 3/3" in page.text_in("LoRA2Train")
+        page.await_text("LoRA2Train", "step 3/3")
 
 There are two renderers: "classic" draws nodes on a canvas and lays text over it, "vue" ("Nodes
 2.0") builds them of HTML.
+
+Nothing here sleeps: what a test wants to see is awaited, and what does not come within PATIENCE
+fails the test by its name. A machine that is busy with other work makes it slower, not red.
 """
 
+import contextlib
 import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from host.comfy_host import PACK, ROOT, ComfyHost
-from playwright.sync_api import Browser, ConsoleMessage, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    ConsoleMessage,
+    Error,
+    Locator,
+    expect,
+    sync_playwright,
+)
 from playwright.sync_api import Page as Tab
+from playwright.sync_api import TimeoutError as NotInTime
 
+PATIENCE = 90  # seconds, for what takes one on an idle machine
+expect.set_options(timeout=1000 * PATIENCE)
 RENDERERS = ("classic", "vue")
 TEMPLATES = ("lora2_train", "lora2_generate", "lora2_merge", "lora2_compress", "lora2_demo")
 _CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
@@ -37,7 +50,9 @@ _SETTINGS = {  # of the page, so that nothing but the graph is on it
     "Comfy.TutorialCompleted": True,
     "Comfy.Minimap.Visible": False,
     "Comfy.Graph.CanvasInfo": False,
+    "Comfy.RightSidePanel.IsOpen": False,
 }
+_ASIDE = (300, 90)  # of the page, where there is nothing but the canvas
 
 # A node's rectangle on the screen.
 _FRAME = """
@@ -94,15 +109,66 @@ _OVERLAPS = f"""
 }}
 """
 
+# Null as long as view, nodes and what lies in them have moved within the last frames, of which each
+# of a glide moves; then whether all nodes are in the window.
+_STILL = f"""
+() => {{
+  const box = ({{ left, top, right, bottom }}) => [left, top, right, bottom];
+  const nodes = app.graph._nodes.map({_FRAME}).map(box);
+  const parts = document.querySelectorAll(
+    "[data-node-id], .dom-widget, .lora2-viewer canvas, .lora2-live canvas");
+  const inside = nodes.every(([left, top, right, bottom]) =>
+    left > -2 && top > -2 && right < innerWidth + 2 && bottom < innerHeight + 2);
+  const {{ scale, offset }} = app.canvas.ds;
+  const seen = JSON.stringify(
+    [scale, ...offset, nodes, [...parts].map(part => box(part.getBoundingClientRect()))]);
+  const test = window.lora2Test;
+  test.still = seen === test.seen ? test.still + 1 : 0;
+  test.seen = seen;
+  return test.still < 12 ? null : {{ inside }};
+}}
+"""
+
 _LISTEN = """
 () => {
-  window.lora2Test = { ended: null, outputs: {} };
+  window.lora2Test = { ended: null, outputs: {}, seen: null, still: 0 };
   const end = ({ type, detail }) => { window.lora2Test.ended ??= { type, detail }; };
   for (const type of ["execution_success", "execution_error", "execution_interrupted"])
     app.api.addEventListener(type, end);
   app.api.addEventListener("executed", ({ detail }) => {
     window.lora2Test.outputs[detail.node] = detail.output;
   });
+}
+"""
+
+_SHOWN_TROUBLE = """
+[...document.querySelectorAll("[role=dialog], .p-toast-message-error, .p-toast-message-warn")]
+  .filter(element => element.checkVisibility()).map(element => element.innerText)
+"""
+
+# An empty graph in the only workflow that is open.
+_EMPTY = """
+async () => {
+  const { toast, setting, command, workflow } = app.extensionManager;
+  toast.removeAll();
+  await setting.set("Comfy.RightSidePanel.IsOpen", false);
+  await command.execute("Comfy.NewBlankWorkflow");
+  for (const one of [...workflow.openWorkflows])
+    if (one.path !== workflow.activeWorkflow.path) await workflow.closeWorkflow(one);
+  document.activeElement?.blur();
+}
+"""
+
+_IS_EMPTY = f"""
+() => !app.graph._nodes.length && !({_SHOWN_TROUBLE}).length
+  && app.extensionManager.workflow.openWorkflows.length === 1
+  && !document.querySelector("[data-node-id], .lora2-viewer, .lora2-live")
+"""
+
+_IS_IDLE = """
+async () => {
+  const queue = await (await fetch("/queue")).json();
+  return !queue.queue_running.length && !queue.queue_pending.length;
 }
 """
 
@@ -119,22 +185,121 @@ def template(name: str) -> dict:
 class Page:
     """One tab with ComfyUI in it. Nodes are named by their type, widgets by their name."""
 
-    def __init__(self, tab: Tab, host: ComfyHost, renderer: str):
-        self.tab, self.host, self.renderer = tab, host, renderer
+    tab: Tab
+
+    def __init__(self, browser: Browser, host: ComfyHost, renderer: str, size: tuple[int, int]):
+        self._browser, self.host, self.renderer, self._size = browser, host, renderer, size
         self._console: list[str] = []
-        tab.on("console", self._note)
-        tab.on("pageerror", lambda error: self._console.append(f"{error}\n{error.stack}"))
 
     def _note(self, message: ConsoleMessage) -> None:
         if message.type == "error":
             self._console.append(f"{message.text} ({message.location.get('url', '')})")
 
+    # life
+
+    def open(self) -> None:
+        """A tab that knows nothing of one before it."""
+        width, height = self._size
+        self.tab = self._browser.new_page(viewport={"width": width, "height": height})
+        self.tab.set_default_timeout(1000 * PATIENCE)
+        self.tab.on("console", self._note)
+        self.tab.on("pageerror", lambda error: self._console.append(f"{error}\n{error.stack}"))
+        self.start()
+
+    def close(self) -> None:
+        self.tab.close()
+
     def start(self) -> None:
+        """Opens the page in its tab, or reloads it, with its settings made.
+
+        They lie on the server, as a user's do, where the other renderer's page makes its own.
+        """
+        vue = {"Comfy.VueNodes.Enabled": self.renderer == "vue"}
+        self.host.post("/settings", _SETTINGS | vue)
         self.tab.goto(f"http://127.0.0.1:{self.host.port}")
-        self.tab.wait_for_function("window.app?.extensionManager?.command", timeout=60_000)
+        self.wait_for("a page that has started", "!!window.app?.extensionManager?.command")
         # the page ends its start with a graph of its own
-        self.tab.wait_for_function("app.canvas?.graph?._nodes.length > 0", timeout=60_000)
+        self.wait_for("the page's first graph", "app.canvas?.graph?._nodes.length > 0")
+        self.wait_for("its workflow", "!!app.extensionManager.workflow.activeWorkflow")
         self.tab.evaluate(_LISTEN)
+
+    def clean(self) -> None:
+        """An empty graph, nothing that runs, and nothing open: whatever an earlier test left.
+
+        A page that cannot be brought there is opened anew.
+        """
+        try:
+            self._stop_runs()
+            for _ in range(2):
+                self.tab.keyboard.press("Escape")
+            self.tab.mouse.move(*_ASIDE)
+            self.tab.evaluate(_EMPTY)
+            self.wait_for("an empty page", _IS_EMPTY, seconds=30)
+        except (Error, AssertionError):
+            self.reopen()
+        self._console.clear()
+
+    def reopen(self) -> None:
+        """As it was when nothing had happened in it yet."""
+        self.close()
+        self.open()
+        self._stop_runs()
+        self.tab.evaluate(_EMPTY)
+        self.wait_for("an empty page", _IS_EMPTY)
+        self._console.clear()
+
+    def _stop_runs(self) -> None:
+        queue = self.host.get("/queue")
+        if queue["queue_running"] or queue["queue_pending"]:
+            self.host.post("/queue", {"clear": True})
+            self.host.interrupt()
+            self.wait_for("a server that does nothing", _IS_IDLE, every=0.2)
+
+    # waiting
+
+    def wait_for(
+        self, what: str, predicate: str, arg=None, seconds: float = PATIENCE, every: float = 0
+    ):
+        """Waits until JavaScript finds something true, and returns it.
+
+        every: seconds from one look to the next, 0 for every frame. Raises AssertionError, naming
+        what did not come.
+        """
+        polling = 1000 * every if every else "raf"
+        try:
+            found = self.tab.wait_for_function(
+                predicate, arg=arg, timeout=1000 * seconds, polling=polling
+            )
+        except NotInTime:
+            trouble = f"; {said}" if (said := self.complaints()) else ""
+            raise AssertionError(f"after {seconds} s there is not {what}{trouble}") from None
+        return found.json_value()
+
+    def await_text(self, node: str, text: str) -> None:
+        """Waits until a user can read a text in a node."""
+        try:
+            self.wait_for(
+                f"{text!r} in {node}",
+                f"([type, text]) => ({_TEXT_IN})(type).includes(text)",
+                [node, text],
+                every=0.1,
+            )
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it says {self.text_in(node)!r}") from None
+
+    def await_change(self, element: Locator, before: bytes) -> bytes:
+        """Waits until an element looks otherwise than in a screenshot; returns the new one."""
+        deadline = time.monotonic() + PATIENCE
+        while (after := element.screenshot()) == before:
+            assert time.monotonic() < deadline, f"{element} looks the same after {PATIENCE} s"
+        return after
+
+    def settle(self) -> bool:
+        """Waits until nothing in the graph moves or grows; returns whether all of it is in view."""
+        self.tab.evaluate("window.lora2Test.seen = null")
+        return self.wait_for("a graph that stands still", _STILL)["inside"]
+
+    # the graph
 
     def load(self, graph: dict) -> None:
         """Opens a workflow in the page's own format, and brings all of it into view."""
@@ -142,8 +307,13 @@ class Page:
         self.fit()
 
     def fit(self) -> None:
-        self.tab.evaluate("app.extensionManager.command.execute('Comfy.Canvas.FitView')")
-        self.tab.wait_for_timeout(700)  # the view glides there
+        """Brings all nodes into view; the view glides there, and nodes may grow meanwhile."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            self.tab.evaluate("app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+            if self.settle():
+                return
+            assert time.monotonic() < deadline, f"nodes are out of view after {PATIENCE} s"
 
     def approach(self, node: str) -> None:
         """As near to a node as one works at it: from far off, pages of 2026 leave widgets out."""
@@ -155,7 +325,11 @@ class Page:
             }""",
             node,
         )
-        self.tab.wait_for_timeout(300)
+        self.settle()
+
+    def add(self, node: str) -> None:
+        """Adds a node to the graph."""
+        self.tab.evaluate("type => { app.graph.add(LiteGraph.createNode(type)); }", node)
 
     def set(self, node: str, **widgets) -> None:
         """Sets widgets as a user's choice does; raises if a widget is missing."""
@@ -183,7 +357,7 @@ class Page:
 
     def refresh(self) -> None:
         """What the key R does: reads the lists of files again."""
-        self.tab.evaluate("app.refreshComboInNodes()")
+        self.tab.evaluate("async () => { await app.refreshComboInNodes(); }")
 
     def text_in(self, node: str) -> str:
         """The text that a user can read in a node, apart from what a canvas draws."""
@@ -212,49 +386,56 @@ class Page:
             "type => String(app.graph._nodes.find(node => node.type === type).id)", node
         )
 
-    def run(
-        self, while_running: Callable[[], None] = lambda: None, timeout: float = 120
-    ) -> dict[str, dict]:
-        """Queues the graph as the Run button does; returns node id -> what the node showed.
+    # runs
 
-        Calls while_running about ten times a second. Raises AssertionError unless all went well.
-        """
+    def queue(self) -> None:
+        """Queues the graph as the Run button does. Raises AssertionError if it is refused."""
         self.tab.evaluate("window.lora2Test.ended = null; window.lora2Test.outputs = {}")
         self.tab.evaluate("async () => { await app.queuePrompt(0); }")
         refused = self.tab.evaluate("app.lastNodeErrors")
         assert not refused, refused
-        deadline = time.monotonic() + timeout
+
+    def finish(
+        self, while_running: Callable[[], None] | None = None, seconds: float = 600
+    ) -> dict[str, dict]:
+        """Waits for the end of what was queued; returns node id -> what the node showed.
+
+        Calls while_running about ten times a second. Raises AssertionError unless all went well.
+        """
+        deadline = time.monotonic() + seconds
         while (ended := self.tab.evaluate("window.lora2Test.ended")) is None:
-            assert time.monotonic() < deadline, f"not done after {timeout} s; {self.complaints()}"
-            while_running()
-            self.tab.wait_for_timeout(100)
+            assert time.monotonic() < deadline, f"not done after {seconds} s; {self.complaints()}"
+            if while_running:
+                while_running()
+            with contextlib.suppress(NotInTime):
+                wait = 100 if while_running else 1000 * seconds
+                self.tab.wait_for_function("window.lora2Test.ended", timeout=wait, polling=50)
         assert ended["type"] == "execution_success", ended
         return self.tab.evaluate("window.lora2Test.outputs")
+
+    def run(
+        self, while_running: Callable[[], None] | None = None, seconds: float = 600
+    ) -> dict[str, dict]:
+        """Queues the graph and waits for its end; as finish."""
+        self.queue()
+        return self.finish(while_running, seconds)
+
+    # trouble
 
     def complaints(self) -> list[str]:
         """What troubles a user: dialogs, warning toasts, and console errors that name the pack.
 
         For help the page looks into a folder of the language first; that it is not there is fine.
         """
-        shown = self.tab.evaluate(
-            """[...document.querySelectorAll(
-                "[role=dialog], .p-toast-message-error, .p-toast-message-warn")]
-              .filter(element => element.checkVisibility()).map(element => element.innerText)"""
-        )
+        shown = self.tab.evaluate(_SHOWN_TROUBLE)
         ours = [text for text in self._console if "lora2" in text.lower()]
         return shown + [text for text in ours if f"{PACK}/docs/" not in text]
-
-    def clean(self) -> None:
-        """Closes what an earlier test left open, and forgets what went wrong in it."""
-        for _ in range(2):
-            self.tab.keyboard.press("Escape")
-        self._console.clear()
 
     def screenshot(self, path: Path) -> None:
         self.tab.screenshot(path=path)
 
 
-@contextmanager
+@contextlib.contextmanager
 def open_browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=list(_FLAGS))
@@ -264,16 +445,13 @@ def open_browser() -> Iterator[Browser]:
             browser.close()
 
 
-@contextmanager
+@contextlib.contextmanager
 def open_page(
     browser: Browser, host: ComfyHost, renderer: str, width: int = 2000, height: int = 1150
 ) -> Iterator[Page]:
-    """The page with its settings made; they lie on the server, as a user's do."""
-    host.post("/settings", _SETTINGS | {"Comfy.VueNodes.Enabled": renderer == "vue"})
-    tab = browser.new_page(viewport={"width": width, "height": height})
+    page = Page(browser, host, renderer, (width, height))
     try:
-        page = Page(tab, host, renderer)
-        page.start()
+        page.open()
         yield page
     finally:
-        tab.close()
+        page.close()

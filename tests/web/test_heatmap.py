@@ -8,6 +8,7 @@ import pytest
 import torch
 from host import graphs
 from PIL import Image
+from playwright.sync_api import expect
 
 from lora2_core.files.adapter_file import LoraState, components, read
 from lora2_core.files.header import read_header
@@ -15,6 +16,7 @@ from lora2_core.files.writing import write
 from lora2_core.ranks import rank_report
 
 TYPE = "LoRA2RankHeatmap"
+WIRE = "(connected lora)"
 RANKS = (1, 4, 9, 32, 2, 17)
 HOSTILE = {
     '<img src=x onerror="window.pwned=1">': 2,
@@ -33,18 +35,16 @@ def path_of(host, name):
 
 @pytest.fixture(scope="module")
 def content(web_host):
-    return graphs.random_lora(web_host, "content", 1, RANKS)
+    return graphs.random_lora(web_host, "page_content", 1, RANKS)
 
 
 @pytest.fixture(scope="module")
 def style(web_host):
-    return graphs.random_lora(web_host, "style", 2, (6, 3))
+    return graphs.random_lora(web_host, "page_style", 2, (6, 3))
 
 
 def add(page, *names):
-    """One heatmap in an empty graph; a Pick for every name but the first."""
-    page.tab.evaluate("app.graph.clear()")
-    page.tab.wait_for_timeout(300)
+    """One heatmap in an empty graph, a Pick for every name but the first; awaits what it shows."""
     page.tab.evaluate(
         """count => {
           const heat = LiteGraph.createNode("LoRA2RankHeatmap");
@@ -61,15 +61,17 @@ def add(page, *names):
         len(names) - 1,
     )
     page.refresh()
-    page.tab.wait_for_timeout(300)
     page.tab.evaluate(
         """names => app.graph._nodes.filter(node => node.type === "LoRA2Pick").forEach(
           (node, i) => node.widgets.find(w => w.name === "lora_name").value = names[i])""",
         list(names[1:]),
     )
     page.set(TYPE, lora_name=names[0])
+    if len(names) > 1 or names[0] == WIRE:
+        expect(viewer(page)).to_contain_text("Run the graph")
+    else:
+        await_totals(page, names[0])
     page.fit()
-    page.tab.wait_for_timeout(700)
 
 
 def viewer(page):
@@ -78,6 +80,13 @@ def viewer(page):
 
 def details(page):
     return viewer(page).locator(".details .text").inner_text()
+
+
+def await_totals(page, name):
+    """Waits until the details speak of a whole file."""
+    expect(viewer(page).locator(".details .text")).to_have_text(
+        re.compile(rf"^{re.escape(name)}: \d+ layers · ")
+    )
 
 
 def canvas(page, index=0):
@@ -110,17 +119,27 @@ def test_choosing_a_file_shows_it_without_a_run(page, web_host, content):
     assert page.complaints() == []
 
 
+# All that the details say from now on, by its lines: one text a key.
+NOTE_DETAILS = """
+() => {
+  const text = document.querySelector(".lora2-viewer .details .text");
+  const said = window.lora2Test.said = [];
+  new MutationObserver(() => said.push(text.textContent.split("\\n")))
+    .observe(text, { childList: true, characterData: true, subtree: true });
+}
+"""
+
+
 def test_every_number_by_the_arrow_keys(page, web_host, content):
     add(page, content)
     parts = {part["name"]: part for part in parts_of(web_host, content)}
-    seen = {}
+    page.tab.evaluate(NOTE_DETAILS)
     enter(page)
     for direction in ("ArrowRight", "ArrowLeft") * 12:
-        for _ in range(8):
-            name, ranks = details(page).splitlines()[:2]
-            seen[name] = ranks
+        for _ in range(7):
             page.tab.keyboard.press(direction)
         page.tab.keyboard.press("ArrowDown")
+    seen = dict(lines[:2] for lines in page.tab.evaluate("window.lora2Test.said") if lines[1:])
     wanted = {
         name: f"rank {part['rank']}, layer {' × '.join(map(str, part['shape']))}"
         for name, part in parts.items()
@@ -132,7 +151,7 @@ def test_every_number_by_the_arrow_keys(page, web_host, content):
 def test_the_table_is_the_file(page, web_host, content):
     add(page, content)
     name, data = downloaded(page, "CSV")
-    assert name == "content_ranks.csv"
+    assert name == "page_content_ranks.csv"
     rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"))))
     expected = parts_of(web_host, content)
     assert [row["name"] for row in rows] == [part["name"] for part in expected]
@@ -150,7 +169,7 @@ def test_a_click_shows_the_singular_values_and_the_keys_cut_them(page, web_host,
     page.tab.keyboard.press("ArrowRight")
     page.tab.keyboard.press("Enter")
     spectrum = viewer(page).locator(".spectrum")
-    spectrum.wait_for(state="visible")
+    expect(spectrum).to_be_visible()
     name = details(page).splitlines()[0]
     factors = components(read(path_of(web_host, content)))[name]
     energy = torch.linalg.svdvals(factors.delta()).square()
@@ -182,8 +201,12 @@ def test_a_node_that_changes_its_size_keeps_the_cell_under_the_keys(page, web_ho
         }""",
         TYPE,
     )
-    page.tab.wait_for_timeout(600)
-    assert canvas(page).bounding_box()["width"] > before + 20
+    page.wait_for(
+        "a wider picture",
+        "([canvas, least]) => canvas.getBoundingClientRect().width > least",
+        [canvas(page).element_handle(), before + 20],
+    )
+    page.settle()
     assert details(page).splitlines()[0] == name
     page.tab.keyboard.press("ArrowDown")
     said = details(page).splitlines()
@@ -191,7 +214,7 @@ def test_a_node_that_changes_its_size_keeps_the_cell_under_the_keys(page, web_ho
     assert page.complaints() == []
 
 
-def middle_of(page, row, column, rows):
+def middle_of(page, row, column):
     """Where a cell's middle is on the screen, from what the pure modules say of it."""
     return page.tab.evaluate(
         """async ([row, column]) => {
@@ -211,55 +234,56 @@ def middle_of(page, row, column, rows):
     )
 
 
-@pytest.mark.parametrize("zoom", [0.6, 1.0, 1.9])
-def test_the_pointer_finds_its_cell_at_any_zoom(page, web_host, content, zoom):
+def test_the_pointer_finds_its_cell_at_any_zoom(page, web_host, content):
     add(page, content)
     report = rank_report.report(read(path_of(web_host, content)))
     page.tab.evaluate("found => window.lora2Grid = found", report)
-    page.tab.evaluate(
-        """zoom => {
-          app.canvas.ds.scale = zoom;
-          app.canvas.ds.offset = [-250 + 100 / zoom, 100 / zoom];
-          app.canvas.setDirty(true, true);
-        }""",
-        zoom,
-    )
-    page.tab.wait_for_timeout(500)
     by_place = {(p["row"], p["column"]): p for p in report["components"]}
     height = page.tab.viewport_size["height"]
-    tried = 0
-    for i in range(0, len(report["rows"]), 5):
-        for j in (0, 3, 7):
-            x, y = middle_of(page, i, j, report)
-            if not 80 < y < height - 80:  # outside the window, or under the page's bars
-                continue
-            page.tab.mouse.move(x, y)
-            part = by_place[report["rows"][i]["row"], report["columns"][j]]
-            assert details(page).splitlines()[0] == part["name"], (i, j)
-            tried += 1
-    assert tried >= 6
-    page.tab.mouse.move(300, 90)  # beside the node
-    assert details(page).startswith(f"{content}: 168 layers")
+    for zoom in (0.6, 1.0, 1.9):
+        page.tab.evaluate(
+            """zoom => {
+              app.canvas.ds.scale = zoom;
+              app.canvas.ds.offset = [-250 + 100 / zoom, 100 / zoom];
+              app.canvas.setDirty(true, true);
+            }""",
+            zoom,
+        )
+        page.settle()
+        tried = 0
+        for i in range(0, len(report["rows"]), 5):
+            for j in (0, 3, 7):
+                x, y = middle_of(page, i, j)
+                if not 80 < y < height - 80:  # outside the window, or under the page's bars
+                    continue
+                page.tab.mouse.move(x, y)
+                part = by_place[report["rows"][i]["row"], report["columns"][j]]
+                assert details(page).splitlines()[0] == part["name"], (zoom, i, j)
+                tried += 1
+        assert tried >= 6, zoom
+        page.tab.mouse.move(300, 90)  # beside the node
+        assert details(page).startswith(f"{content}: 168 layers"), zoom
 
 
 def test_two_side_by_side_and_their_difference(page, web_host, content, style):
     add(page, content, style)
     page.run()
     titles = viewer(page).locator(".title")
-    assert titles.all_inner_texts() == [content, style]
+    expect(titles).to_have_text([content, style])
+    page.settle()
     first, second = (
         {(p["row"], p["column"]): p["rank"] for p in parts_of(web_host, name)}
         for name in (content, style)
     )
     assert first.keys() == second.keys()
     name, data = downloaded(page, "PNG")
-    assert name == "content_ranks.png"
+    assert name == "page_content_ranks.png"
     with Image.open(io.BytesIO(data)) as picture:
         both = [canvas(page, i).bounding_box()["width"] for i in (0, 1)]
         assert picture.width > sum(both) and picture.getpixel((0, 0))[3] == 255
 
     viewer(page).get_by_label("Comparison").select_option("difference")
-    assert titles.all_inner_texts() == [f"{style} − {content}"]
+    expect(titles).to_have_text([f"{style} − {content}"])
     enter(page)
     said = details(page).split("\n")
     key = next(iter(first))
@@ -276,10 +300,8 @@ def test_the_other_colours(page, content):
     before = canvas(page).screenshot()
     for choice in ("bytes", "rank90", "share", "nu"):
         colours.select_option(choice)
-        page.tab.wait_for_timeout(800)
-        after = canvas(page).screenshot()
-        assert after != before, choice
-        before = after
+        await_totals(page, content)  # not that the singular values are being computed
+        before = page.await_change(canvas(page), before)
     viewer(page).get_by_label("A row for").select_option("blocks")
     enter(page)
     assert len(re.findall(r"^rank \d+", details(page), re.MULTILINE)) == 2  # down 3 has two layers
@@ -300,7 +322,7 @@ def test_a_stranger_s_file_is_only_text(page, web_host):
     for _ in range(2 * len(HOSTILE)):
         seen.append(details(page).splitlines()[0])
         page.tab.keyboard.press("Enter")
-        page.tab.wait_for_timeout(100)
+        expect(viewer(page).locator(".spectrum")).to_be_visible()
         page.tab.keyboard.press("ArrowDown")
     wanted = {'<img src=x onerror="window.pwned=1">', "<script>window.pwned=1</script>", "a·b·c··d"}
     assert wanted <= set(seen)
@@ -323,23 +345,19 @@ def test_it_is_no_part_of_the_graph(page, content):
     (kept,) = page.graph()["nodes"]
     assert kept["widgets_values"] == stored["nodes"][0]["widgets_values"] == [content]
     page.load(page.graph())  # as after a reload: it shows the file again
-    page.tab.wait_for_timeout(700)
-    assert details(page).startswith(content)
+    await_totals(page, content)
 
 
 def test_a_file_that_is_gone_or_no_lora(page, web_host, content):
     brief = path_of(web_host, "brief.safetensors")
     brief.write_bytes(path_of(web_host, content).read_bytes())
     path_of(web_host, "text.safetensors").write_text("no model")
-    add(page, "(connected lora)")
+    add(page, WIRE)
     assert "Run the graph" in viewer(page).inner_text()
     brief.unlink()
     page.set(TYPE, lora_name="brief.safetensors")
-    page.tab.wait_for_timeout(500)
-    assert "not in the loras folder" in viewer(page).inner_text()
+    expect(viewer(page)).to_contain_text("not in the loras folder")
     page.set(TYPE, lora_name="text.safetensors")
-    page.tab.wait_for_timeout(500)
-    assert "text.safetensors" in viewer(page).inner_text()
+    expect(viewer(page)).to_contain_text("text.safetensors")
     page.set(TYPE, lora_name=content)
-    page.tab.wait_for_timeout(500)
-    assert details(page).startswith(content)
+    await_totals(page, content)

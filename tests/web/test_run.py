@@ -1,10 +1,13 @@
 """The templates run in the page, as a new user would run them, and say what they did."""
 
+import os
 import re
 import time
+from pathlib import Path
 
 import pytest
 from host import checkpoints, graphs
+from playwright.sync_api import expect
 from web.page import RENDERERS, template
 
 
@@ -13,7 +16,7 @@ def test_train_then_generate(page, web_host):
     page.load(template("lora2_train"))
     page.refresh()
     page.set("CheckpointLoaderSimple", ckpt_name=checkpoint)
-    page.set("LoadImageDataSetFromFolder", folder="dog")
+    page.set("LoadImageDataSetFromFolder", folder="page_dog")
     seed = RENDERERS.index(page.renderer)  # or the second renderer would find the first's result
     page.set("LoRA2Train", preset="small", steps=3, seed=seed, training_dtype="fp32")
     page.set("LoRA2Save", prefix=f"lora2/{page.renderer}")
@@ -23,13 +26,14 @@ def test_train_then_generate(page, web_host):
     name = re.fullmatch(r"saved (\S+) \(.*\)", said)[1]
     progress = re.compile(r"step \d/3, loss \S+, mean rank \S+, \S+ MB in fp16, .+")
     assert any(map(progress.fullmatch, seen)), seen
-    assert "step 3/3" in page.text_in("LoRA2Train"), "the text went with the training"
-    assert said in page.text_in("LoRA2Save")
+    page.await_text("LoRA2Train", "step 3/3")  # it stays when the training is over
+    page.await_text("LoRA2Save", said)
     ranks = outputs[page.node_id("LoRA2RankHeatmap")]["lora2_ranks"][0]["report"]["totals"]
     mean = f"{ranks['mean_rank']:.1f}".removesuffix(".0")
-    assert f"mean rank {mean} (" in page.text_in("LoRA2RankHeatmap")
+    page.await_text("LoRA2RankHeatmap", f"mean rank {mean} (")
     assert (web_host.base / "models" / "loras" / name).is_file()
-    assert page.overlaps() == []  # nodes grow when they have something to show
+    page.settle()  # nodes grow when they have something to show
+    assert page.overlaps() == []
 
     page.load(template("lora2_generate"))
     page.refresh()
@@ -40,9 +44,10 @@ def test_train_then_generate(page, web_host):
     outputs = page.run()
     fitted = "matched 168 of 168 components"
     assert outputs[page.node_id("LoRA2Load")]["text"] == [fitted]
-    assert fitted in page.text_in("LoRA2Load")
+    page.await_text("LoRA2Load", fitted)
     picture = outputs[page.node_id("SaveImage")]["images"][0]
     assert web_host.image(picture).size == (128, 128)
+    page.settle()
     assert page.overlaps() == []
     assert page.complaints() == []
 
@@ -64,7 +69,11 @@ def test_merge_then_compress(page, web_host):
     outputs = page.run()
     said = outputs[page.node_id("LoRA2Merge")]["text"][0]
     assert re.fullmatch(r"168 components, mean rank 10\.7 → \S+, \S+ % of the energy kept", said)
-    name = outputs[page.node_id("LoRA2Save")]["text"][0].removeprefix("saved ").split(" (")[0]
+    page.await_text("LoRA2Merge", said)
+    saved = outputs[page.node_id("LoRA2Save")]["text"][0]
+    page.await_text("LoRA2Save", saved)
+    name = saved.removeprefix("saved ").split(" (")[0]
+    page.settle()
     assert page.overlaps() == []
 
     page.load(template("lora2_compress"))
@@ -73,17 +82,31 @@ def test_merge_then_compress(page, web_host):
     page.set("LoRA2Save", prefix=f"compressed/{page.renderer}")
     said = page.run()[page.node_id("LoRA2Compress")]["text"][0]
     assert "→ 1.0," in said
+    page.await_text("LoRA2Compress", said)
+    page.settle()
     assert page.overlaps() == []
     assert page.complaints() == []
+
+
+def processor_seconds(process):
+    """What a process has used of the processors: other work on the machine does not count.
+
+    Where that cannot be read, the clock.
+    """
+    stat = Path(f"/proc/{process}/stat")
+    if not stat.exists():
+        return time.monotonic()
+    user, system = stat.read_text().rsplit(")", 1)[1].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 @pytest.mark.slow
 def test_the_demo_as_it_is_shipped_takes_less_than_three_minutes(page, web_host):
     page.load(template("lora2_demo"))
-    began = time.monotonic()
+    began = processor_seconds(web_host.pid)
     # the second renderer finds the results of the first, and has only to show them
-    outputs = page.run(timeout=600)
-    assert time.monotonic() - began < 180  # on two CPU cores
+    outputs = page.run()
+    assert processor_seconds(web_host.pid) - began < 180
     nodes = page.graph()["nodes"]
     shown = {n["title"]: outputs[str(n["id"])] for n in nodes if n["type"] == "PreviewImage"}
     assert len(shown["Learned from"]["images"]) == 5
@@ -93,10 +116,11 @@ def test_the_demo_as_it_is_shipped_takes_less_than_three_minutes(page, web_host)
     )
     assert len(without) == len(with_it) == 4
     assert not set(without) & set(with_it)
-    assert page.overlaps() == []  # nodes grow when they have something to show
+    page.settle()  # nodes grow when they have something to show
+    assert page.overlaps() == []
     ranks = outputs[page.node_id("LoRA2RankHeatmap")]["lora2_ranks"][0]["report"]["totals"]
     page.approach("LoRA2RankHeatmap")
-    assert f"mean rank {ranks['mean_rank']:.1f}" in page.tab.locator(".lora2-viewer").inner_text()
+    expect(page.tab.locator(".lora2-viewer")).to_contain_text(f"mean rank {ranks['mean_rank']:.1f}")
     assert page.complaints() == []
 
 
@@ -113,4 +137,4 @@ def test_a_connected_socket_makes_room_for_the_next(page):
           pick.connect(0, merge, merge.inputs.findIndex(i => i.name === "loras.lora_2"));
         }"""
     )
-    page.tab.wait_for_function(f"({sockets})() === 4")
+    page.wait_for("a fourth socket", f"({sockets})() === 4")

@@ -5,6 +5,7 @@ import io
 import pytest
 from host.comfy_host import PACK
 from PIL import Image
+from playwright.sync_api import expect
 from web.page import TEMPLATES, template
 
 
@@ -26,10 +27,11 @@ def test_the_dialog_shows_them_and_opens_one(page):
         card.scroll_into_view_if_needed()
         picture = card.locator("img").first
         # ours, not the one that stands in for a picture that is missing
-        tab.wait_for_function("image => image.naturalWidth === 800", arg=picture.element_handle())
+        handle = picture.element_handle()
+        page.wait_for(f"{name}'s picture", "image => image.naturalWidth === 800", handle)
     tab.get_by_test_id("template-workflow-lora2_train").click()
-    tab.wait_for_function("app.graph._nodes.some(node => node.type === 'LoRA2Train')")
-    tab.get_by_role("dialog").wait_for(state="hidden")
+    page.wait_for("the template", "app.graph._nodes.some(node => node.type === 'LoRA2Train')")
+    expect(tab.get_by_role("dialog")).to_be_hidden()
     assert page.unknown_nodes() == []
     assert page.complaints() == []
 
