@@ -8,16 +8,16 @@ from .host import progress
 from .sockets import (
     CATEGORY,
     SAVED_AS,
+    FileNode,
     adapter_inputs,
     chosen_adapter,
     cut,
     cut_inputs,
     cut_outputs,
-    fingerprint,
 )
 
 
-class LoRA2Compress(io.ComfyNode):
+class LoRA2Compress(FileNode):
     """One adapter, with less in it and the ranks where they count."""
 
     @classmethod
@@ -34,10 +34,6 @@ class LoRA2Compress(io.ComfyNode):
             outputs=cut_outputs(),
             hidden=[io.Hidden.unique_id],
         )
-
-    @classmethod
-    def fingerprint_inputs(cls, lora_name, **_):
-        return fingerprint(lora_name)
 
     @classmethod
     def execute(cls, lora_name, lora=None, **limits) -> io.NodeOutput:

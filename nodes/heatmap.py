@@ -10,10 +10,10 @@ from ..lora2_core.ranks import rank_picture
 from . import reports
 from .host import outputs, server
 from .shown import shown
-from .sockets import CATEGORY, WIRE, fingerprint, ranked_inputs, wires
+from .sockets import CATEGORY, WIRE, FileNode, ranked_inputs, wires
 
 
-class LoRA2RankHeatmap(io.ComfyNode):
+class LoRA2RankHeatmap(FileNode):
     """Where the capacity of one or more adapters sits."""
 
     @classmethod
@@ -34,10 +34,6 @@ class LoRA2RankHeatmap(io.ComfyNode):
                 ),
             ],
         )
-
-    @classmethod
-    def fingerprint_inputs(cls, lora_name, **_):
-        return fingerprint(lora_name)
 
     @classmethod
     def execute(cls, lora_name, lora=None, **inputs) -> io.NodeOutput:

@@ -27,6 +27,18 @@ from .train_room import make_room
 NEW_RUN = "(new run)"
 
 
+def known_run(name: str) -> bool | str:
+    """For the node's validation: True, or why that run cannot be gone on with."""
+    names = folders.run_names()
+    if name == NEW_RUN or name in names:
+        return True
+    there = f"there are {', '.join(names[:5])}" if names else "there is none yet"
+    return (
+        f"no run {name!r} is kept in {folders.runs_folder()} ({there}); choose one of these, or "
+        f"{NEW_RUN!r}"
+    )
+
+
 @dataclass(frozen=True)
 class Settings:
     """What the widgets of LoRA² Train and of LoRA² Options say.

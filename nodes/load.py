@@ -13,12 +13,12 @@ from ..lora2_core.rank_tools.blocks import parse_blocks
 from ..lora2_core.ranks import rank_report
 from .host import folders, loader, progress
 from .host.model import describe
-from .sockets import ADVANCED, CATEGORY, SAVED_AS, RankReport, cut, cut_inputs, fingerprint
+from .sockets import ADVANCED, CATEGORY, SAVED_AS, FileNode, RankReport, cut, cut_inputs
 
 _last: tuple[tuple, Adapter] | None = None  # one file's factorisation: the slider moves on one
 
 
-class LoRA2Load(io.ComfyNode):
+class LoRA2Load(FileNode):
     """Applies a LoRA of equal or unequal ranks, whole or cut, and says what of it fitted."""
 
     @classmethod
@@ -67,10 +67,6 @@ class LoRA2Load(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id],
         )  # fmt: skip
-
-    @classmethod
-    def fingerprint_inputs(cls, lora_name, **_):
-        return fingerprint(lora_name)
 
     @classmethod
     def execute(

@@ -3,10 +3,10 @@
 from comfy_api.latest import io
 
 from ..lora2_core.rank_tools import Ingredient
-from .sockets import ADVANCED, CATEGORY, Pick, adapter_inputs, chosen_adapter, fingerprint
+from .sockets import ADVANCED, CATEGORY, FileNode, Pick, adapter_inputs, chosen_adapter
 
 
-class LoRA2Pick(io.ComfyNode):
+class LoRA2Pick(FileNode):
     """A file or a wire, and how much of it is wanted, for LoRA² Merge and LoRA² Expand Ranks."""
 
     @classmethod
@@ -31,10 +31,6 @@ class LoRA2Pick(io.ComfyNode):
             ],
             outputs=[Pick.Output(display_name="pick", tooltip="For a socket of LoRA² Merge.")],
         )  # fmt: skip
-
-    @classmethod
-    def fingerprint_inputs(cls, lora_name, **_):
-        return fingerprint(lora_name)
 
     @classmethod
     def execute(

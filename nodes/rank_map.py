@@ -7,10 +7,10 @@ from comfy_api.latest import io
 from ..lora2_core.errors import LoRA2Error
 from ..lora2_core.ranks import rank_map
 from . import reports
-from .sockets import CATEGORY, WIRE, RankReport, fingerprint, ranked_inputs, wires
+from .sockets import CATEGORY, WIRE, FileNode, RankReport, ranked_inputs, wires
 
 
-class LoRA2RankMap(io.ComfyNode):
+class LoRA2RankMap(FileNode):
     """Ranks of one or more adapters, averaged, for another training to start from."""
 
     @classmethod
@@ -36,10 +36,6 @@ class LoRA2RankMap(io.ComfyNode):
                 io.String.Output(display_name="text", tooltip="The same as JSON, to keep."),
             ],
         )
-
-    @classmethod
-    def fingerprint_inputs(cls, lora_name, **_):
-        return fingerprint(lora_name)
 
     @classmethod
     def execute(cls, lora_name, lora=None, text="", **inputs) -> io.NodeOutput:

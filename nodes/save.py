@@ -47,6 +47,6 @@ class LoRA2Save(io.ComfyNode):
         folder = folders.loras_folder()
         state = adapter_file.with_trigger_words(adapter_file.as_state(lora), trigger_words)
         path = writing.write_new(state, folder, prefix, precision=precision)
-        name = path.relative_to(folder.resolve()).as_posix()
+        name = str(path.relative_to(folder.resolve()))  # as the host lists it
         text = f"saved {name} ({path.stat().st_size / 1e6:.1f} MB)"
         return io.NodeOutput(name, ui={"text": [text]})

@@ -38,9 +38,18 @@ def adapter_inputs() -> list:
     return [file_input(), LoraModel.Input("lora", optional=True, tooltip="Instead of a file.")]
 
 
-def fingerprint(lora_name: str) -> int | None:
-    """Changes with the file, so that it is read again."""
-    return None if lora_name == WIRE else folders.lora_path(lora_name).stat().st_mtime_ns
+class FileNode(io.ComfyNode):
+    """A node with an input lora_name: it runs anew when the file has changed, and is refused with
+    the name of a file that is gone.
+    """
+
+    @classmethod
+    def fingerprint_inputs(cls, lora_name, **_) -> int | None:
+        return None if lora_name == WIRE else folders.lora_path(lora_name).stat().st_mtime_ns
+
+    @classmethod
+    def validate_inputs(cls, lora_name) -> bool | str:
+        return lora_name == WIRE or folders.known_lora(lora_name)
 
 
 def chosen_adapter(lora_name: str, lora) -> Adapter:

@@ -6,7 +6,7 @@ from ..lora2_core.ranks import rank_report
 from ..lora2_core.runs.packing import pack_result
 from .host import outputs, server
 from .host.live import runs
-from .job import Job, Material, Settings
+from .job import Job, Material, Settings, known_run
 from .sockets import CATEGORY, LoraModel, LossMap, RankReport
 from .train_inputs import inputs
 
@@ -41,6 +41,10 @@ class LoRA2Train(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
         )
+
+    @classmethod
+    def validate_inputs(cls, resume=None) -> bool | str:
+        return known_run(resume[0]) if resume else True
 
     @classmethod
     def execute(

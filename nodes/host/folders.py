@@ -1,5 +1,6 @@
 """The host's folders: LoRAs, output, and the runs that are kept there."""
 
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,8 +10,24 @@ from ...lora2_core.errors import LoRA2Error
 
 
 def loras_folder() -> Path:
-    """Where new adapters go: the first of the host's loras folders."""
-    return Path(folder_paths.get_folder_paths("loras")[0])
+    """Where new adapters go: the first of the host's loras folders that can be written to.
+
+    Raises LoRA2Error, naming them, if there is none.
+    """
+    folders = [Path(folder) for folder in folder_paths.get_folder_paths("loras")]
+    for folder in folders:
+        if _can_be_written(folder):
+            return folder
+    raise LoRA2Error(
+        f"none of the loras folders can be written to ({', '.join(map(str, folders))}); give "
+        "ComfyUI the right to, or add one to extra_model_paths.yaml"
+    )
+
+
+def _can_be_written(folder: Path) -> bool:
+    """Whether it is there, or can be made."""
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
 
 def output_folder() -> Path:
@@ -39,8 +56,21 @@ def lora_names() -> list[str]:
 
 
 def lora_path(name: str) -> Path:
-    """The file behind a name of the list; raises LoRA2Error if it is gone or outside."""
-    path = folder_paths.get_full_path("loras", name)
-    if path is None:
-        raise LoRA2Error(f"{name!r} is not in the loras folder; refresh the page and choose again")
-    return Path(path)
+    """The file behind a name of the list; raises LoRA2Error if it is gone or outside.
+
+    A name from a machine whose separator is another one is the same name.
+    """
+    for spelt in (name, name.replace("\\", "/"), name.replace("/", "\\")):
+        path = folder_paths.get_full_path("loras", spelt)
+        if path is not None:
+            return Path(path)
+    raise LoRA2Error(f"{name!r} is not in the loras folder; refresh the page and choose again")
+
+
+def known_lora(name: str) -> bool | str:
+    """For a node's validation: True, or why there is no such file."""
+    try:
+        lora_path(name)
+    except LoRA2Error as error:
+        return str(error)
+    return True

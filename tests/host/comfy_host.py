@@ -55,7 +55,16 @@ print(json.dumps({name: version(name) for name in sys.argv[1:]}))
 # one test takes the checkpoints and texts that another has read
 _CACHE = ("--cache-lru", "60")
 EXTRA_NODES = ROOT / "tests" / "host" / "extra_nodes"
-_FOLDERS = ("custom_nodes", "input", "output", "temp", "user", "models/checkpoints", "models/loras")
+_FOLDERS = (
+    "more_loras",
+    "custom_nodes",
+    "input",
+    "output",
+    "temp",
+    "user",
+    "models/checkpoints",
+    "models/loras",
+)
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -242,6 +251,9 @@ class ComfyHost:
         command += ["--listen", "127.0.0.1", "--port", str(self.port)]
         command += ["--base-directory", str(self.base), "--database-url", "sqlite:///:memory:"]
         command += ["--disable-auto-launch", "--disable-api-nodes"]
+        more = self.base / "extra_model_paths.yaml"
+        more.write_text(f"tests:\n    base_path: {self.base}\n    loras: more_loras\n")
+        command += ["--extra-model-paths-config", str(more)]
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
                 command,
