@@ -36,18 +36,15 @@ if "lora2_core" not in sys.modules:
     sys.modules["lora2_core"] = module
     spec.loader.exec_module(module)
 
-MISSING = pytest.StashKey[dict[str, str]]()
+REAL = {folder: ROOT / "tests" / folder for folder in ("host", "web")}
+_SKIPPED = "no host; the end says why"
 
 
 def _why_not(folder: str) -> str | None:
     """Why the tests of host/ or web/ cannot run."""
     from host import comfy_host  # late: it needs packages that the core's tests do without
 
-    try:
-        reason = comfy_host.missing()
-    except comfy_host.HostError as error:
-        raise pytest.UsageError(str(error)) from None
-    if reason:
+    if reason := comfy_host.missing():
         return f"no ComfyUI: {reason}"
     if folder == "web":
         from web import page
@@ -56,25 +53,48 @@ def _why_not(folder: str) -> str | None:
     return None
 
 
-def pytest_collection_modifyitems(config, items):
-    config.stash[MISSING] = {}
-    for folder in ("host", "web"):
-        here = ROOT / "tests" / folder
+def _is_worker(config) -> bool:
+    """Of pytest-xdist, and not the process that reports."""
+    return hasattr(config, "workerinput")
+
+
+def pytest_sessionstart(session):
+    """A host that cannot be used is said before any test runs, and not in the middle of one."""
+    config = session.config
+    if _is_worker(config) or config.option.help:
+        return
+    asked = [Path(argument.partition("::")[0]).resolve() for argument in config.args]
+    folders = [here for here in REAL.values() for path in asked if _meet(here, path)]
+    if folders:
+        from host import comfy_host
+
+        try:
+            comfy_host.missing()
+        except comfy_host.HostError as error:
+            raise pytest.UsageError(str(error)) from None
+
+
+def _meet(one: Path, other: Path) -> bool:
+    return one == other or one in other.parents or other in one.parents
+
+
+def pytest_collection_modifyitems(items):
+    for folder, here in REAL.items():
         mine = [item for item in items if here in item.path.resolve().parents]
         reason = _why_not(folder) if mine else None
         for item in mine:
             item.add_marker(pytest.mark.host)
             if reason:
-                item.add_marker(pytest.mark.skip(reason="no host; the end says why"))
-        if reason:
-            config.stash[MISSING][folder] = reason
+                item.add_marker(pytest.mark.skip(reason=_SKIPPED))
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    for folder, reason in config.stash.get(MISSING, {}).items():
-        title = f"THE TESTS OF tests/{folder} DID NOT RUN"
-        terminalreporter.section(title, sep="!", red=True, bold=True)
-        terminalreporter.line(f"Nothing in tests/{folder} was tested: {reason}.", red=True)
+    skipped = [str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])]
+    for folder in REAL:
+        if any(_SKIPPED in told and f"tests/{folder}" in told for told in skipped):
+            title = f"THE TESTS OF tests/{folder} DID NOT RUN"
+            terminalreporter.section(title, sep="!", red=True, bold=True)
+            terminalreporter.line(f"Nothing in tests/{folder} was tested: {_why_not(folder)}.")
 
 
 @pytest.fixture(scope="session")
