@@ -68,7 +68,7 @@ def read_folder(folder: Path, prompt: str | None, resolution: int) -> Folder:
     skipped = [f"{e.name}: {reader.reasons[e.file]}" for e, square in squares if square is None]
     if not taken:
         raise LoRA2Error(
-            f"none of the {len(entries)} pictures in {folder} is readable: {skipped[0]}"
+            f"none of the {len(entries)} pictures in {folder} is readable: {some(skipped)}"
         )
     remarks += [f"{e.name} {remark}" for e, _ in taken for remark in reader.remarks[e.file]]
     used = [entry for entry, _ in taken]
