@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageOps
 
-from ..backbones.pictures import read_folder
+from ..backbones.pictures import Folder, read_folder
 from ..backbones.pipeline import RESOLUTION, load_checkpoint, load_folder
 from ..config import TrainConfig
 from ..demo_model.backbone import DemoBackbone
@@ -65,17 +65,17 @@ def lesson(options: argparse.Namespace, config: TrainConfig) -> Lesson:
     side = _side(options)
     drawing = samples.drawing(options, side)
     pictures = _pictures(options.images, options.prompt, side)
-    others = []
+    others = None
     if options.prior_images is not None:
         others = _pictures(options.prior_images, options.prior_prompt, side)
     backbone = load(options)
-    captioned = [(p, with_trigger(caption, config.trigger_word)) for p, caption in pictures]
-    own, prior = _examples(backbone, captioned, config), _examples(backbone, others, config)
+    own = _examples(backbone, pictures, config, config.trigger_word)
+    prior = [] if others is None else _examples(backbone, others, config)
     paint = None if drawing is None else backbone.painter(drawing)
     backbone.forget_encoders()
     facts = {
         "trigger_words": options.trigger_words or config.trigger_word,
-        "train_images": len(pictures),
+        "train_images": len(pictures.pictures),
         "resolution": (side, side),
         "started_at": started,
     }
@@ -119,23 +119,27 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _pictures(folder: Path, prompt: str | None, side: int) -> list[tuple[Image.Image, str]]:
+def _pictures(folder: Path, prompt: str | None, side: int) -> Folder:
     found = read_folder(folder, prompt, side)
     for reason in found.skipped:
         print(f"skipped {reason}", file=sys.stderr)
-    print(f"{len(found.pictures)} pictures in {folder}", flush=True)
-    return found.pictures
+    for remark in found.remarks:
+        print(remark, file=sys.stderr)
+    for line in found.said:
+        print(line, flush=True)
+    return found
 
 
-def _examples(
-    backbone, pictures: list[tuple[Image.Image, str]], config: TrainConfig
-) -> list[Example]:
+def _examples(backbone, folder: Folder, config: TrainConfig, word: str = "") -> list[Example]:
+    """word: the trigger word of captions. A repeated picture is encoded once."""
+    pictures = [(picture, with_trigger(caption, word)) for picture, caption in folder.pictures]
+    repeats = folder.repeats
     if config.horizontal_flip:
         pictures = [*pictures, *((ImageOps.mirror(p), caption) for p, caption in pictures)]
+        repeats = [*repeats, *repeats]
     examples = [backbone.example(picture, caption) for picture, caption in pictures]
-    if config.caption_dropout > 0 and pictures:
+    if config.caption_dropout > 0:
         empty = backbone.conditioning(pictures[0][0].size, "")  # all are of one size
         examples = [replace(example, empty=empty) for example in examples]
-    if examples:
-        check_examples(examples, backbone.channels)
-    return examples
+    check_examples(examples, backbone.channels)
+    return [e for e, times in zip(examples, repeats, strict=True) for _ in range(times)]
