@@ -1,11 +1,12 @@
 """Adaptive-rank LoRA without ComfyUI."""
 
 import argparse
-import os
 import sys
 from importlib import import_module
 from pathlib import Path
 
+from .commands.quiet import quiet
+from .commands.streams import guarded
 from .errors import LoRA2Error
 
 REQUIREMENTS = Path(__file__).resolve().parents[1] / "requirements.txt"
@@ -23,9 +24,17 @@ COMMANDS = {
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; 0 on success, 2 for an error that the user can mend, 130 if interrupted."""
     given = sys.argv[1:] if arguments is None else arguments
+    with guarded() as streams, quiet():
+        try:
+            return streams.code(_exit_code(given))
+        except SystemExit as stop:  # argparse's, of --help and of arguments that it refuses
+            stop.code = streams.code(stop.code)
+            raise
+
+
+def _exit_code(given: list[str]) -> int:
     try:
         _run(given)
-        sys.stdout.flush()
     except LoRA2Error as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -39,10 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    except BrokenPipeError:  # whoever reads, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
-        print("\ninterrupted; nothing was written", file=sys.stderr)
+        over = "\r" if sys.stderr.isatty() else ""  # the ^C that a terminal echoes
+        print(f"{over}interrupted; nothing was written", file=sys.stderr)
         return 130
     return 0
 
@@ -56,7 +64,8 @@ def _run(given: list[str]) -> None:
         if name in given[:1]:  # the others may take seconds to import
             command = import_module(f".commands.{name}", __package__)
             command.add_arguments(described)
-    command.run(parser.parse_args(given))
+    options = parser.parse_args(given)  # leaves by itself where there is no such command
+    command.run(options)
 
 
 def _missing_package(error: BaseException | None) -> str | None:

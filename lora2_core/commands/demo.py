@@ -20,7 +20,8 @@ from ..runs.packing import pack_result
 from ..runs.preview_folder import PreviewFolder
 from ..runs.previews import Previews
 from .folders import make_folder
-from .progress import Progress, warn
+from .progress import Progress
+from .streams import warn
 
 NAME = "lora2_demo"
 
@@ -64,7 +65,8 @@ def run(options: argparse.Namespace) -> None:
         )
     make_folder(options.out)
     print(f"learns the {options.subject} from {demo.PICTURES} drawn pictures", flush=True)
-    found = demo.run(subjects[options.subject], config, Progress(), _previews(options))
+    with Progress() as progress:
+        found = demo.run(subjects[options.subject], config, progress, _previews(options))
     _print_ranks(found.result.ranks)
     state = pack_result(found.result, trigger_words="sks", train_images=demo.PICTURES)
     adapter = writing.write_new(state, options.out, NAME, precision="fp16")

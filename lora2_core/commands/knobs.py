@@ -3,6 +3,7 @@
 import argparse
 
 from ..config import LR_SCHEDULERS, OPTIMIZERS, TIMESTEP_BIASES, TrainConfig
+from .words import words
 
 _D = TrainConfig()
 _NAMES = (
@@ -78,6 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--trigger-word",
+        type=words,
         default=_D.trigger_word,
         metavar="WORD",
         help="put before every caption of --images that lacks it, and noted in the file",

@@ -11,19 +11,21 @@ from ..runs.preview_folder import PreviewFolder
 from ..runs.previews import Previews
 from ..runs.run_folder import RunFolder
 from ..training.loop import Training
+from .words import words
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what to draw meanwhile")
     group.add_argument(
         "--sample-prompt",
+        type=words,
         action="append",
         default=[],
         metavar="PROMPT",
         help="draw this with the adapter as it learns, into OUT_run/previews; give it again for "
         "another picture. The adapter is the same with and without",
     )
-    group.add_argument("--sample-negative", metavar="PROMPT", help="what not to draw")
+    group.add_argument("--sample-negative", type=words, metavar="PROMPT", help="what not to draw")
     group.add_argument(
         "--sample-every",
         type=int,

@@ -23,9 +23,10 @@ from ..training.result import TrainingDiverged, TrainResult
 from . import samples, train_arguments
 from .folders import make_folder
 from .lesson import Lesson, lesson
-from .progress import Progress, warn
+from .progress import Progress
 from .rank_options import check_out
 from .ranks import read_report
+from .streams import warn
 
 add_arguments = train_arguments.add_arguments
 
@@ -51,8 +52,12 @@ def run(options: argparse.Namespace) -> None:
     previews = None
     if learned.paint is not None:
         previews = samples.previews(training, folder, learned.paint, options, warn)
-    with visiting(waiting, learned.device), _kept(training, learned, folder):
-        result = run_kept(training, folder, options.save_every, Progress(), warn, previews)
+    with (
+        visiting(waiting, learned.device),
+        _kept(training, learned, folder),
+        Progress() as progress,
+    ):
+        result = run_kept(training, folder, options.save_every, progress, warn, previews)
     _write(result, learned.facts, options)
 
 

@@ -8,6 +8,7 @@ import torch
 from ..config import AC_MODES, DTYPES, METHODS, OFFLOADS, PRESETS, TARGETS, TrainConfig
 from ..files.layout import PRECISIONS
 from . import knobs, samples
+from .words import words
 
 _D = TrainConfig()
 
@@ -34,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     data.add_argument(
         "--prompt",
+        type=words,
         help='caption of all other pictures, such as "a sks dog": a rare '
         "word for the individual, and its class",
     )
@@ -47,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="folder of pictures of the class in general: they keep the model from forgetting it",
     )
-    data.add_argument("--prior-prompt", help='their caption, such as "a dog"')
+    data.add_argument("--prior-prompt", type=words, help='their caption, such as "a dog"')
     data.add_argument("--prior-weight", type=float, default=1.0, help="weight of the loss on them")
 
     out = parser.add_argument_group("what to write")
@@ -80,7 +82,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="say how much memory this run would need, and stop; on a GPU it is said in any case",
     )
-    out.add_argument("--trigger-words", default="", help="noted in the file, separated by commas")
+    out.add_argument(
+        "--trigger-words", type=words, default="", help="noted in the file, separated by commas"
+    )
 
     samples.add_arguments(parser)
 

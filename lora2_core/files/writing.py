@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import LoRA2Error
+from ..signs import readable
 from .adapter_file import LoraState
 from .free_name import SUFFIX, free_name
 from .header import encode_header, shown
@@ -129,8 +130,8 @@ def _taken(path: Path) -> NameTaken:
 def _finished(metadata: Mapping[str, str], path: Path, digest: str) -> dict[str, str]:
     complete = dict(metadata)
     if "modelspec.sai_model_spec" in complete:
-        complete.setdefault("modelspec.title", path.stem)
-        complete.setdefault("ss_output_name", path.stem)
+        complete.setdefault("modelspec.title", readable(path.stem))
+        complete.setdefault("ss_output_name", readable(path.stem))
     complete["modelspec.hash_sha256"] = f"0x{digest}"  # the prefix is ModelSpec's
     complete["sshs_model_hash"] = digest
     return complete

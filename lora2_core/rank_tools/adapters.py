@@ -14,6 +14,7 @@ from ..files.lazy import LazyState
 from ..files.metadata import read_peft_note
 from ..files.module_names import architecture, canonical_names
 from ..files.stored import Stored, seen, stored_components
+from ..signs import readable
 from .split import Split, split
 
 
@@ -61,7 +62,7 @@ def open_adapter(source: str | os.PathLike | Mapping[str, Tensor], name: str = "
     """
     if not isinstance(source, Mapping):
         path = Path(source)
-        return _adapter(name or path.name, LazyState(path))
+        return _adapter(name or readable(path.name), LazyState(path))
     return _adapter(name or "the adapter on the wire", source)
 
 
