@@ -48,7 +48,8 @@ class FileNode(io.ComfyNode):
         return None if lora_name == WIRE else folders.lora_path(lora_name).stat().st_mtime_ns
 
     @classmethod
-    def validate_inputs(cls, lora_name) -> bool | str:
+    def validate_inputs(cls, lora_name, more=None) -> bool | str:
+        # more: of ranked_inputs, which the host hands to every validation of such a node
         return lora_name == WIRE or folders.known_lora(lora_name)
 
 
