@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...lora2_core.diffusion.data import Example
 from ...lora2_core.errors import LoRA2Error
+from .attention import with_gradient
 from .loan import Loan, blocks_of, in_full
 
 
@@ -49,7 +50,7 @@ class HostDenoiser:
             t.float(),
             context=conditioning["c_crossattn"].to(self.dtype),
             y=conditioning["y"].to(self.dtype),
-            transformer_options={},
+            transformer_options={"optimized_attention_override": with_gradient},
         )
 
     def snr(self, t: Tensor) -> Tensor:
