@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 from host import checkpoints, graphs
-from host.comfy_host import Graph
+from host.comfy_host import Graph, NodeFailed
 
 _again = itertools.count()
 
@@ -102,3 +102,19 @@ def test_it_computes_what_the_hosts_kernels_compute(host):
     for line in told:
         _, dtype, apart = line.split()
         assert float(apart) < (1e-5 if dtype == "torch.float32" else 2e-2), line
+
+
+@pytest.mark.parametrize(
+    ("kernel", "words"),
+    [
+        ("outside", ["84 of 168 adapted layers", "attn1.to_k", "--use-sage-attention"]),
+        ("raising", ["step 1 has no gradient", "autograd", "--use-flash-attention"]),
+    ],
+)
+def test_what_cannot_be_replaced_is_said(host, kernel, words):
+    """A node that puts its own functions in the place of the host's is not asked by wrap_attn."""
+    with started_with(host, kernel), pytest.raises(NodeFailed) as caught:
+        trained(host, method="lora2", steps=8)
+    message = caught.value.run.error["exception_message"]
+    assert all(word in message for word in words), message
+    assert "The run is kept" in message or kernel == "raising"
