@@ -1,6 +1,5 @@
 """One training run in the host: from what LoRA² Train was given to an adapter."""
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from ..lora2_core.files.free_name import free_name
 from ..lora2_core.ranks import rank_map
 from ..lora2_core.room.advice import explained
 from ..lora2_core.runs.run_folder import RunFolder, run_kept
+from ..lora2_core.training.gradients import NoGradient
 from ..lora2_core.training.loop import Training
 from ..lora2_core.training.result import TrainingDiverged, TrainResult
 from ..lora2_core.training.run_state import RunState
@@ -126,7 +126,7 @@ class Job:
                 previews = self.plan.previews(folder, denoiser, progress)
             with _kept(training, denoiser, everything, folder):
                 result = run_kept(
-                    training, folder, self.settings.save_every, progress, logging.warning, previews
+                    training, folder, self.settings.save_every, progress, progress.trouble, previews
                 )
         return result, None if previews is None else previews.sheet
 
@@ -207,7 +207,7 @@ def _kept(
     try:
         with explained(training, denoiser, examples, where, memory.free_memory):
             yield
-    except TrainingDiverged as error:
+    except (TrainingDiverged, NoGradient) as error:
         raise LoRA2Error(f"{error}. {where()}") from error
 
 

@@ -10,10 +10,14 @@ from ..files.sgm_names import sgm_name
 
 TIMESTEPS = 1000
 BETA_START, BETA_END = 0.00085, 0.012  # SDXL's scaled-linear schedule
+# ᾱ of the last level at zero terminal SNR, as diffusers' samplers have it: the picture is there to
+# 1/4096, which changes nothing, and the SNR can be divided by
+_LAST = 2**-24
 
 
 class DiffusersUNet:
-    """Meets denoiser.Denoiser. ε- or v-prediction on SDXL's schedule.
+    """Meets denoiser.Denoiser. ε- or v-prediction on SDXL's schedule, which zero_terminal_snr has
+    end in noise alone.
 
     conditioning: context [b, tokens, c], pooled [b, p], time_ids [b, 6] (original size, crop,
     target size, as SDXL has them).
@@ -21,13 +25,17 @@ class DiffusersUNet:
 
     timesteps = TIMESTEPS
 
-    def __init__(self, unet: UNet2DConditionModel, predicts_v: bool = False):
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        predicts_v: bool = False,
+        zero_terminal_snr: bool = False,
+    ):
         self.predicts_v = predicts_v
         self.network = unet.requires_grad_(False).eval()
         kinds = ("BasicTransformerBlock", "ResnetBlock2D")
         self.blocks: list[nn.Module] = [m for m in unet.modules() if type(m).__name__ in kinds]
-        betas = torch.linspace(BETA_START**0.5, BETA_END**0.5, TIMESTEPS, dtype=torch.float64) ** 2
-        self._alphas = torch.cumprod(1 - betas, 0).float()
+        self._alphas = alphas(zero_terminal_snr)
 
     @property
     def device(self) -> torch.device:
@@ -65,6 +73,22 @@ class DiffusersUNet:
     def module_name(self, name: str) -> str:
         """The single-file name of module `name`."""
         return _sgm_name(self.network, name)
+
+
+def alphas(zero_terminal_snr: bool = False) -> Tensor:
+    """ᾱ of SDXL's levels, [1000], falling, fp32.
+
+    With zero_terminal_snr √ᾱ is moved so that it ends at 0 and stretched so that it begins where it
+    did (arXiv 2305.08891, algorithm 1).
+    """
+    betas = torch.linspace(BETA_START**0.5, BETA_END**0.5, TIMESTEPS, dtype=torch.float64) ** 2
+    found = torch.cumprod(1 - betas, 0)
+    if zero_terminal_snr:
+        signal = found.sqrt()
+        signal = (signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])
+        found = signal**2
+        found[-1] = _LAST
+    return found.float()
 
 
 def state_names(unet: UNet2DConditionModel) -> dict[str, str]:

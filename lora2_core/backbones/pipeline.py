@@ -18,7 +18,7 @@ from ..diffusion.denoiser import Denoiser
 from ..diffusion.text_encoders import WithText
 from ..errors import LoRA2Error
 from ..files.header import read_header
-from . import single_file
+from . import prediction, single_file
 from .captions import Captions
 from .diffusers_unet import BETA_END, BETA_START, TIMESTEPS, DiffusersUNet
 from .drawing import Drawing
@@ -50,7 +50,7 @@ class PipelineBackbone:
         self._pipeline = pipeline
         self.device = device
         self.channels: int = pipeline.unet.config.in_channels
-        unet = DiffusersUNet(pipeline.unet, config.prediction_type == "v_prediction")
+        unet = DiffusersUNet(pipeline.unet, *prediction.check(config))
         self.denoiser: Denoiser = unet
         self._text = None
         if text_encoders:
@@ -149,7 +149,12 @@ def _sampled(sampler: StableDiffusionXLPipeline, encoded: tuple, drawing: Drawin
 
 
 def load_folder(
-    folder: Path, *, device: torch.device, dtype: torch.dtype, text_encoders: bool = False
+    folder: Path,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    text_encoders: bool = False,
+    asked: prediction.Asked = prediction.AUTO,
 ) -> PipelineBackbone:
     """A diffusers folder. Raises LoRA2Error, naming the kind, if it is not of the SDXL family."""
     index = folder / "model_index.json"
@@ -174,6 +179,7 @@ def load_folder(
             f"{folder} holds a UNet of {pipeline.unet.config.in_channels} input channels, which "
             "cannot be trained; give SDXL or KOALA"
         )
+    prediction.apply(asked, pipeline)
     return PipelineBackbone(pipeline, device, text_encoders)
 
 
@@ -184,6 +190,7 @@ def load_checkpoint(
     device: torch.device,
     dtype: torch.dtype,
     text_encoders: bool = False,
+    asked: prediction.Asked = prediction.AUTO,
 ) -> PipelineBackbone:
     """A single-file checkpoint, which has every part but the tokenizer.
 
@@ -191,8 +198,7 @@ def load_checkpoint(
     file, a model of another kind (named), or a folder without tokenizer.
     """
     shapes = {name: tuple(info.shape) for name, info in read_header(file).tensors.items()}
-    if "ztsnr" in shapes:
-        raise LoRA2Error(f"{file.name} has a zero-terminal-SNR schedule, which cannot be trained")
+    marks = prediction.of_marks(shapes)
     config = single_file.unet_config(shapes)
     if tokenizer is None or not (tokenizer / "vocab.json").is_file():
         raise LoRA2Error(
@@ -201,7 +207,7 @@ def load_checkpoint(
             "folder in tokenizer"
         )
     with tempfile.TemporaryDirectory() as folder, _one_word_for_dtype():
-        _write_configs(Path(folder), shapes, tokenizer, predicts_v="v_pred" in shapes)
+        _write_configs(Path(folder), shapes, tokenizer, marks)
         pipeline = StableDiffusionXLPipeline.from_single_file(
             str(file),
             config=folder,
@@ -209,6 +215,7 @@ def load_checkpoint(
             torch_dtype=dtype,
             local_files_only=True,
         )
+    prediction.apply(asked, pipeline)
     return PipelineBackbone(pipeline, device, text_encoders)
 
 
@@ -220,7 +227,7 @@ def _one_word_for_dtype() -> Iterator[None]:
         yield
 
 
-def _write_configs(folder: Path, shapes, tokenizer: Path, predicts_v: bool) -> None:
+def _write_configs(folder: Path, shapes, tokenizer: Path, marks: dict) -> None:
     """What from_single_file asks for beside the weights: every part's configuration."""
     from transformers import CLIPTextConfig, CLIPTokenizer
 
@@ -244,7 +251,7 @@ def _write_configs(folder: Path, shapes, tokenizer: Path, predicts_v: bool) -> N
         beta_start=BETA_START,
         beta_end=BETA_END,
         beta_schedule="scaled_linear",
-        prediction_type="v_prediction" if predicts_v else "epsilon",
+        **marks,
     ).save_config(folder / "scheduler")
     index = {
         "_class_name": _PIPELINE,
@@ -273,10 +280,3 @@ def _check_schedule(config) -> None:
                 f"the scheduler's {name} is {config[name]}, SDXL's is {value}; this schedule "
                 "cannot be trained"
             )
-    kind = config.get("prediction_type", "epsilon")
-    if kind not in ("epsilon", "v_prediction") or config.get("rescale_betas_zero_snr"):
-        raise LoRA2Error(
-            f"the scheduler has prediction_type {kind} and rescale_betas_zero_snr "
-            f"{config.get('rescale_betas_zero_snr', False)}; only epsilon and v_prediction "
-            "without rescaling can be trained"
-        )

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 from ..backbones.pictures import Folder, read_folder
 from ..backbones.pipeline import RESOLUTION, load_checkpoint, load_folder
+from ..backbones.prediction import AUTO, Asked
 from ..config import TrainConfig
 from ..demo_model.backbone import DemoBackbone
 from ..demo_model.shapes import PICTURE
@@ -77,6 +78,7 @@ def lesson(options: argparse.Namespace, config: TrainConfig) -> Lesson:
         "trigger_words": options.trigger_words or config.trigger_word,
         "train_images": len(pictures.pictures),
         "resolution": (side, side),
+        "prediction_type": "v" if backbone.denoiser.predicts_v else "epsilon",
         "started_at": started,
     }
     return Lesson(backbone.denoiser, backbone.device, own, prior, paint, facts)
@@ -85,20 +87,27 @@ def lesson(options: argparse.Namespace, config: TrainConfig) -> Lesson:
 def load(options: argparse.Namespace):
     """The backbone behind --model; raises LoRA2Error, naming it, for what cannot be trained."""
     text = options.text_encoders
+    asked = Asked(options.prediction, options.zero_terminal_snr)
     if options.model == "demo":
         if text:
             raise LoRA2Error(
                 "text-encoders is set, but that of the demo model is a list of words; leave it out"
+            )
+        if asked != AUTO:
+            raise LoRA2Error(
+                "prediction and zero-terminal-snr are those of the demo model; leave them out"
             )
         return DemoBackbone()
     path = Path(options.model)
     device = _device(options.device)
     dtype = torch.float32 if device.type == "cpu" else _DTYPES[options.dtype]
     if path.is_dir():
-        return load_folder(path, device=device, dtype=dtype, text_encoders=text)
+        return load_folder(path, device=device, dtype=dtype, text_encoders=text, asked=asked)
     if not path.exists():
         raise LoRA2Error(f"{path} does not exist; give `demo`, a folder or a .safetensors file")
-    return load_checkpoint(path, options.tokenizer, device=device, dtype=dtype, text_encoders=text)
+    return load_checkpoint(
+        path, options.tokenizer, device=device, dtype=dtype, text_encoders=text, asked=asked
+    )
 
 
 def _side(options: argparse.Namespace) -> int:

@@ -17,6 +17,7 @@ from ..room.offload import spread, visiting
 from ..room.plan import room_for
 from ..runs.packing import pack_result
 from ..runs.run_folder import RunFolder, run_kept
+from ..training.gradients import NoGradient
 from ..training.loop import Training
 from ..training.plan import starting_ranks
 from ..training.result import TrainingDiverged, TrainResult
@@ -92,7 +93,7 @@ def _kept(training: Training, learned: Lesson, folder: RunFolder) -> Iterator[No
     try:
         with explained(training, learned.denoiser, learned.examples, where, free):
             yield
-    except TrainingDiverged as error:
+    except (TrainingDiverged, NoGradient) as error:
         raise LoRA2Error(f"{error}. {where()}") from error
     except KeyboardInterrupt:
         raise LoRA2Error(f"stopped. {where()}") from None

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from ..backbones.prediction import PREDICTIONS
 from ..config import AC_MODES, DTYPES, METHODS, OFFLOADS, PRESETS, TARGETS, TrainConfig
 from ..files.layout import PRECISIONS
 from . import knobs, samples
@@ -26,6 +27,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="folder with CLIP's vocab.json and merges.txt, "
         "for a single-file checkpoint (comfy/sd1_tokenizer of a ComfyUI)",
+    )
+    data.add_argument(
+        "--prediction",
+        choices=PREDICTIONS,
+        default="auto",
+        help="what the model predicts; auto: as it says itself (the key v_pred of a checkpoint, or "
+        "the folder's scheduler)",
+    )
+    data.add_argument(
+        "--zero-terminal-snr",
+        action=argparse.BooleanOptionalAction,
+        help="whether the last noise level is noise alone, as in NoobAI-XL with v-prediction "
+        "(default: as the model says, by the key ztsnr or its scheduler)",
     )
     data.add_argument(
         "--images",

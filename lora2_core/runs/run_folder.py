@@ -90,8 +90,8 @@ def run_kept(
     """training.run, its state kept every `every` steps (0: never), on any error, and at its end;
     then it alone. Previews are drawn when the step's state has been kept.
 
-    on_step may raise to stop. A state that cannot be written goes to on_trouble, and the training
-    goes on.
+    on_step may raise to stop. A state that cannot be written goes to on_trouble, as what
+    training.run has to say, and the training goes on.
     """
     tried = training.done
 
@@ -114,7 +114,7 @@ def run_kept(
             previews.draw(training)
 
     try:
-        result = training.run(note, on_start=draw)
+        result = training.run(note, on_start=draw, on_trouble=on_trouble)
     finally:
         if training.done > tried:
             save()

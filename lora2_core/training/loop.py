@@ -18,6 +18,7 @@ from ..optimizers import make_optimizer
 from ..optimizers.rows import RowOptimizer
 from .average import AdapterAverage
 from .forward import DTYPES, entropy_probe, forward, watched
+from .gradients import GradientGuard, differentiated
 from .parts import Parts
 from .plan import planned
 from .result import StepInfo, TrainingDiverged, TrainResult
@@ -52,6 +53,8 @@ class Training:
         self.starts = self._method.first_ranks()
         self._rate_factor = rate_factor(config)
         self._level_weights = level_weights(config, denoiser.timesteps)
+        names = [name for name, _ in self._parts.components]
+        self._guard = GradientGuard(self._adapters, names)
         self._watching = ExitStack()  # what watches the network while it trains
         self._at_step = self._parts.drawn()
         self._seconds = 0.0  # of earlier stretches
@@ -71,12 +74,14 @@ class Training:
         self,
         on_step: Callable[[StepInfo], None] | None = None,
         on_start: Callable[[], None] | None = None,
+        on_trouble: Callable[[str], None] | None = None,
     ) -> TrainResult:
         """Trains up to config.steps. on_step may raise to stop; the run can then be asked for its
         result and its state as of the last step that was made.
 
-        on_start comes once, before the first step. Raises TrainingDiverged if loss or gradient is
-        not finite.
+        on_start comes once, before the first step. on_trouble hears of what does not stop a run;
+        the log does in its place. Raises TrainingDiverged if loss or gradient is not finite, and
+        NoGradient for layers that learn nothing.
         """
         self._started = time.monotonic()
         with attached(self._adapters), self._watching:
@@ -84,7 +89,7 @@ class Training:
             if on_start is not None:
                 on_start()
             for _ in range(self.done, self.config.steps):
-                entropy = self._step()
+                entropy = self._step(on_trouble)
                 if on_step is not None:
                     on_step(self._info(entropy))
         return self.result()
@@ -141,12 +146,16 @@ class Training:
 
     def _watch(self) -> None:
         self._watching.enter_context(watched(self._denoiser, self.config, self._parts.probe))
+        self._watching.enter_context(self._guard.attached())
 
-    def _step(self) -> float | None:
+    def _step(self, on_trouble: Callable[[str], None] | None) -> float | None:
         """One optimiser step; returns the mean entropy, or None."""
         config, step = self.config, self.done
-        loss, entropy, norm = self._backward(next(self._batches))
+        with differentiated(step + 1):
+            loss, entropy, norm, reached = self._backward(next(self._batches))
         self._check_finite(loss, norm)
+        if reached:
+            self._guard.judge(reached, on_trouble)
         self._method.before_step()
         self._optimizer.set_rate(config.learning_rate * self._rate_factor(step))
         _update(self._optimizer, self._parts.scaler)
@@ -159,9 +168,10 @@ class Training:
         self._at_step = self._parts.drawn()
         return entropy
 
-    def _backward(self, batches: list[Batch]) -> tuple[float, float | None, float]:
+    def _backward(self, batches: list[Batch]) -> tuple[float, float | None, float, list[float]]:
         """Gradients of a step's batches, gathered for the optimiser: (prediction loss, mean
-        entropy, norm of the gradient), which come from the device in one copy.
+        entropy, norm of the gradient, what the guard wants to see), which come from the device in
+        one copy.
         """
         config, step, parts, found = self.config, self.done, self._parts, []
         for batch in batches:
@@ -181,8 +191,12 @@ class Training:
             parts.scaler.scale(penalty).backward()
         norm = _gather_gradients(self._optimizer, parts.scaler, config)
         sums = torch.stack(found).sum(0)
-        loss, entropy_sum, norm = torch.cat([sums, norm.reshape(1)]).tolist()
-        return loss, None if parts.probe is None else entropy_sum / len(batches), norm
+        numbers = [sums, norm.reshape(1)]
+        if (reached := self._guard.look(step + 1 == config.steps)) is not None:
+            numbers.append(reached)
+        loss, entropy_sum, norm, *reached = torch.cat(numbers).tolist()
+        entropy = None if parts.probe is None else entropy_sum / len(batches)
+        return loss, entropy, norm, reached
 
     def _check_finite(self, loss: float, norm: float) -> None:
         """Raises TrainingDiverged, before anything is moved."""

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import comfy.model_base
 import comfy.model_management
-import comfy.model_sampling
 import comfy.sampler_helpers
 import comfy.samplers
 import torch
@@ -14,7 +13,9 @@ from torch import Tensor
 
 from ...lora2_core.diffusion.data import Example
 from ...lora2_core.errors import LoRA2Error
+from .attention import with_gradient
 from .loan import Loan, blocks_of, in_full
+from .schedule import schedule_of
 
 
 class HostDenoiser:
@@ -25,12 +26,12 @@ class HostDenoiser:
         self.network = model.diffusion_model
         self.blocks = blocks_of(self.network)
         self.device = device
-        self._sampling = model.model_sampling
-        self.predicts_v = isinstance(self._sampling, comfy.model_sampling.V_PREDICTION)
+        schedule = schedule_of(model.model_sampling)
+        self.predicts_v = schedule.predicts_v
         self.dtype: torch.dtype = model.get_dtype()
         if model.manual_cast_dtype is not None:
             self.dtype = model.manual_cast_dtype
-        self._sigmas = self._sampling.sigmas.to(device).clone()
+        self._sigmas, self._times = schedule.sigmas.to(device), schedule.times.to(device)
         self.timesteps = len(self._sigmas)
 
     def corrupt(self, latents: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -43,13 +44,14 @@ class HostDenoiser:
 
     def predict(self, noisy: Tensor, t: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
         """The UNet's raw output; inputs are scaled as the host scales them at sampling."""
-        scaled = self._sampling.calculate_input(self._sigmas[t], noisy).to(self.dtype)
+        sigma = self._sigmas[t].view(-1, 1, 1, 1)
+        scaled = (noisy / (sigma**2 + 1) ** 0.5).to(self.dtype)
         return self.network(
             scaled,
-            t.float(),
+            self._times[t],
             context=conditioning["c_crossattn"].to(self.dtype),
             y=conditioning["y"].to(self.dtype),
-            transformer_options={},
+            transformer_options={"optimized_attention_override": with_gradient},
         )
 
     def snr(self, t: Tensor) -> Tensor:
@@ -68,21 +70,15 @@ def describe(patcher) -> str:
 
 
 def check_trainable(patcher) -> None:
-    """Raises LoRA2Error, naming the model, unless it is an SDXL-family UNet."""
-    model = patcher.model
-    if type(model) is not comfy.model_base.SDXL:
+    """Raises LoRA2Error, naming the model, unless it is an SDXL-family UNet in a sampling that can
+    be trained.
+    """
+    if type(patcher.model) is not comfy.model_base.SDXL:
         raise LoRA2Error(f"{describe(patcher)} cannot be trained; load an SDXL or KOALA checkpoint")
-    sampling = patcher.get_model_object("model_sampling")
-    known = (comfy.model_sampling.EPS, comfy.model_sampling.V_PREDICTION)
-    parents = type(sampling).__mro__[1:]
-    kind = next((parent for parent in parents if parent in known), None)
-    odd = (comfy.model_sampling.EDM, comfy.model_sampling.X0)
-    if kind is None or isinstance(sampling, odd) or not hasattr(sampling, "num_timesteps"):
-        raise LoRA2Error(
-            f"{describe(patcher)} has a sampling of type "
-            f"{', '.join(parent.__name__ for parent in parents[:2])}, which cannot be trained; "
-            "use a checkpoint with ε- or v-prediction on the discrete schedule"
-        )
+    try:
+        schedule_of(patcher.get_model_object("model_sampling"))
+    except LoRA2Error as error:
+        raise LoRA2Error(f"{describe(patcher)} {error}") from None
 
 
 def latent_channels(patcher) -> int:

@@ -10,6 +10,7 @@ from ...lora2_core.diffusion.data import Example
 from ...lora2_core.diffusion.text_encoders import TOKENS, WithText
 from ...lora2_core.errors import LoRA2Error
 from ...lora2_core.room.trace import has_shape_alone
+from .attention import keep_gradient
 from .loan import in_full
 from .model import HostDenoiser
 
@@ -112,7 +113,9 @@ def text_trainable(denoiser: HostDenoiser, clip) -> Iterator[HostWithText]:
     denoiser.loan.extend(patcher)
     with ExitStack() as stack:
         for part in _PARTS.values():
-            _keep_norms_inputs(getattr(patcher.model, part).transformer, stack)
+            encoder = getattr(patcher.model, part).transformer
+            _keep_norms_inputs(encoder, stack)
+            keep_gradient(encoder, stack)
         yield HostWithText(denoiser, clip, patcher)
 
 

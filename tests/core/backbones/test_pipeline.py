@@ -126,7 +126,7 @@ def test_v_is_what_takes_noisy_latents_back_to_clean_ones():
     ("change", "named"),
     [
         ({"prediction_type": "sample"}, "prediction_type sample"),
-        ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr True"),
+        ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr True.*add --prediction v"),
         ({"beta_end": 0.02}, r"beta_end is 0\.02"),
     ],
 )
