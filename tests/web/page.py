@@ -109,8 +109,8 @@ _OVERLAPS = f"""
 }}
 """
 
-# Null as long as view, nodes and what lies in them have moved within the last frames, of which each
-# of a glide moves; then whether all nodes are in the window.
+# Null while the view, a node or what lies in one moves, and for some frames more; then whether all
+# nodes are in the window. A view that glides moves in every frame.
 _STILL = f"""
 () => {{
   const box = ({{ left, top, right, bottom }}) => [left, top, right, bottom];
