@@ -102,6 +102,8 @@ def _only(picture: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
     """What EXIF says of a camera that was held otherwise."""
+    if image.format == "TIFF":
+        return None  # is turned as it is loaded, and older versions of Pillow still say how
     try:
         return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # whatever a broken EXIF does to its reader: it holds no pixel
