@@ -51,7 +51,7 @@ def read_picture(file: Path) -> tuple[Image.Image, list[str]]:
         most = 2 * Image.MAX_IMAGE_PIXELS
         raise LoRA2Error(f"has more than {most} pixels; make it smaller") from None
     except Exception as error:  # decoders meet broken files with errors of every kind
-        reason = str(error) or type(error).__name__
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise LoRA2Error(f"cannot be read ({reason}); save it anew as PNG or JPEG") from None
 
 

@@ -204,7 +204,7 @@ def test_integers_of_32_bits(tmp_path, kind):
     for white in (255, 65535, full):
         values = (eight.astype(np.float64) * (white / 255)).astype(kind)
         assert (read(tmp_path, tiff(values, raw.BLACK_IS_ZERO))[0] == grey(eight)).all()
-    for dark in (256, 1000, 65536, full // 8):
+    for dark in (1, 60, 256, 1000, 65536, full // 8):
         said = refused(tmp_path, tiff(np.array([[0, dark]], kind), raw.BLACK_IS_ZERO))
         assert f"from 0 to {dark}" in said and "8 or 16 bits" in said
     if kind == np.int32:
@@ -233,6 +233,7 @@ def test_fractions(tmp_path):
     ("values", "named"),
     [
         ([0.1, 0.2, 0.3, 1.5], "from 0.1 to 1.5"),
+        ([0, 1, 2, 5], "from 0 to 5"),
         ([-0.2, 0.2, 0.3, 0.5], "from -0.2 to 0.5"),
         ([0.1, 0.2, 200, 1000], "from 0.1 to 1000"),
         ([0, 1, np.nan, 1], "NaN"),
