@@ -57,8 +57,7 @@ def _of_integers(values: np.ndarray, kind: str | None, tags) -> np.ndarray:
     white = next(top for top in (2**8 - 1, _16_BITS, 2**31 - 1, 2**32 - 1) if high <= top)
     if white > _16_BITS:
         white = 2**31 - 1 if signed else 2**32 - 1
-    # a picture that is not nearly black reaches a quarter of white
-    if low < 0 or (white > 255 and high < white // 4):
+    if low < 0 or _nearly_black(high, white):
         raise LoRA2Error(
             f"holds integers of {_first(tags.get(_BITS, 32))} bits from {low} to {high}, which do "
             f"not show what is white; {_WAY_OUT}"
@@ -74,13 +73,18 @@ def _of_fractions(values: np.ndarray) -> np.ndarray:
     half = 0.5 / 255  # what is beyond by less than that, as after scaling, is rounded away
     if low >= -half and high < 1 + half:
         return _scaled(values, 1)
-    in_8_bits = low >= -0.5 and high < 255.5
+    in_8_bits = low >= -0.5 and high < 255.5 and not _nearly_black(high, 255)
     # brighter than 1 are also the lights of a picture of 0 to 1, but never most of it
     if in_8_bits and ((values == np.rint(values)).all() or (values > 1).mean() > 0.5):
         return _scaled(values, 255)
     raise LoRA2Error(
         f"holds fractions from {low:.4g} to {high:.4g}, which do not show what is white; {_WAY_OUT}"
     )
+
+
+def _nearly_black(high: float, white: int) -> bool:
+    """Whether all of a picture is below a quarter of white, so that another white is likelier."""
+    return 0 < high < white // 4
 
 
 def _scaled(values: np.ndarray, white: int) -> np.ndarray:

@@ -51,7 +51,7 @@ def read_picture(file: Path) -> tuple[Image.Image, list[str]]:
         most = 2 * Image.MAX_IMAGE_PIXELS
         raise LoRA2Error(f"has more than {most} pixels; make it smaller") from None
     except Exception as error:  # decoders meet broken files with errors of every kind
-        reason = str(error) or type(error).__name__
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise LoRA2Error(f"cannot be read ({reason}); save it anew as PNG or JPEG") from None
 
 
@@ -102,6 +102,8 @@ def _only(picture: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
     """What EXIF says of a camera that was held otherwise."""
+    if image.format == "TIFF":
+        return None  # is turned as it is loaded, and older versions of Pillow still say how
     try:
         return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # whatever a broken EXIF does to its reader: it holds no pixel

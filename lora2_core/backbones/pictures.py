@@ -168,9 +168,13 @@ def _of_groups(used: list[_Entry]) -> list[str]:
     groups = {entry.group.label: entry.group for entry in used if entry.group.label}
     counts = {label: sum(entry.group.label == label for entry in used) for label in groups}
     return [
-        f"{counts[label]} of them in {label[:-1]}, each {group.repeats} times in a pass"
+        f"{counts[label]} of them in {label[:-1]}, each {_times(group.repeats)} in a pass"
         for label, group in groups.items()
     ]
+
+
+def _times(number: int) -> str:
+    return "once" if number == 1 else f"{number} times"
 
 
 def _of_captions(used: list[_Entry]) -> str:

@@ -45,7 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--images",
         type=Path,
         required=True,
-        help="folder of four to six pictures or more; a .txt file beside a picture is its caption",
+        help="folder of four to six pictures or more; a .txt or .caption file beside a picture is "
+        "its caption",
     )
     data.add_argument(
         "--prompt",

@@ -74,11 +74,19 @@ def test_colour_of_8_bits_is_what_it_always_was(tmp_path, kind):
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(10))
 def test_a_camera_that_was_turned(tmp_path, kind, orientation):
-    data = saved(PHOTO, kind, exif=turned(orientation))
-    pixels, _ = read(tmp_path, data)
-    assert (pixels == plain(data)).all()
-    sides = (32, 24) if orientation in (5, 6, 7, 8) else (24, 32)
-    assert pixels.shape[:2] == sides
+    pixels = plain(saved(PHOTO, kind))
+    upright = {
+        2: pixels[:, ::-1],
+        3: pixels[::-1, ::-1],
+        4: pixels[::-1],
+        5: pixels.swapaxes(0, 1),
+        6: np.rot90(pixels, -1),
+        7: pixels[::-1, ::-1].swapaxes(0, 1),
+        8: np.rot90(pixels),
+    }
+    found, _ = read(tmp_path, saved(PHOTO, kind, exif=turned(orientation)))
+    wanted = upright.get(orientation, pixels)
+    assert found.shape == wanted.shape and (found == wanted).all()
 
 
 def test_texts_of_a_png_may_turn_it(tmp_path):
@@ -196,7 +204,7 @@ def test_integers_of_32_bits(tmp_path, kind):
     for white in (255, 65535, full):
         values = (eight.astype(np.float64) * (white / 255)).astype(kind)
         assert (read(tmp_path, tiff(values, raw.BLACK_IS_ZERO))[0] == grey(eight)).all()
-    for dark in (256, 1000, 65536, full // 8):
+    for dark in (1, 60, 256, 1000, 65536, full // 8):
         said = refused(tmp_path, tiff(np.array([[0, dark]], kind), raw.BLACK_IS_ZERO))
         assert f"from 0 to {dark}" in said and "8 or 16 bits" in said
     if kind == np.int32:
@@ -207,7 +215,8 @@ def test_integers_of_32_bits(tmp_path, kind):
 def test_signed_numbers(tmp_path):
     for kind in (np.int8, np.int16):
         data = tiff(np.array([[0, 100]], kind), raw.BLACK_IS_ZERO)
-        assert "signed numbers" in refused(tmp_path, data)
+        said = refused(tmp_path, data)
+        assert "signed numbers" in said or "TIFF of a kind" in said  # older versions of Pillow
 
 
 def test_fractions(tmp_path):
@@ -224,6 +233,7 @@ def test_fractions(tmp_path):
     ("values", "named"),
     [
         ([0.1, 0.2, 0.3, 1.5], "from 0.1 to 1.5"),
+        ([0, 1, 2, 5], "from 0 to 5"),
         ([-0.2, 0.2, 0.3, 0.5], "from -0.2 to 0.5"),
         ([0.1, 0.2, 200, 1000], "from 0.1 to 1000"),
         ([0, 1, np.nan, 1], "NaN"),
@@ -300,8 +310,12 @@ def test_grey_with_alpha(tmp_path):
     deep = png(pixels.astype(np.uint16) * 257, raw.GREY_ALPHA, 16)
     assert (read(tmp_path, deep)[0] == wanted).all()
     times_alpha = np.array([[[0, 0], [0, 255], [50, 128]]], np.uint8)
-    found = read(tmp_path, tiff(times_alpha, raw.BLACK_IS_ZERO, extra=1))[0]
-    assert abs(found.astype(int) - wanted).max() <= 1
+    try:
+        found = read(tmp_path, tiff(times_alpha, raw.BLACK_IS_ZERO, extra=1))[0]
+    except LoRA2Error as error:
+        assert "TIFF" in str(error)  # older versions of Pillow do not know it
+    else:
+        assert abs(found.astype(int) - wanted).max() <= 1
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
@@ -443,7 +457,7 @@ def test_what_is_no_picture_is_named(tmp_path, data, named):
 
 
 def test_avif_is_read_where_pillow_can(tmp_path):
-    if not features.check("avif"):
+    if "AVIF" not in Image.OPEN:
         pytest.skip("Pillow was built without AVIF")
     found, remarks = read(tmp_path, saved(PHOTO.resize((64, 64)), "AVIF", quality=90), "a.avif")
     assert found.shape == (64, 64, 3) and remarks == []

@@ -174,17 +174,17 @@ def test_folders_of_kohya(tmp_path):
     draw(tmp_path / "10_sks dog" / "a.png")
     draw(tmp_path / "10_sks dog" / "b.png")
     (tmp_path / "10_sks dog" / "b.txt").write_text("a sks dog runs")
-    draw(tmp_path / "2_dog" / "a.png")
-    (tmp_path / "2_dog" / "bad.png").touch()
+    draw(tmp_path / "1_dog" / "a.png")
+    (tmp_path / "1_dog" / "bad.png").touch()
     (tmp_path / "z.txt").write_text("z")
     found = read_folder(tmp_path, None, 32)
     assert [caption for _, caption in found.pictures] == ["z", "sks dog", "a sks dog runs", "dog"]
-    assert found.repeats == [1, 10, 10, 2]
-    assert found.skipped[0].startswith("2_dog/bad.png: ")
+    assert found.repeats == [1, 10, 10, 1]
+    assert found.skipped[0].startswith("1_dog/bad.png: ")
     assert found.said == [
         f"4 pictures in {tmp_path}",
         "2 of them in 10_sks dog, each 10 times in a pass",
-        "1 of them in 2_dog, each 2 times in a pass",
+        "1 of them in 1_dog, each once in a pass",
         "captions: 2 from files, 0 from the prompt, 2 from the names of sub-folders",
     ]
     assert captions(tmp_path, "a pet") == ["z", "a pet", "a sks dog runs", "a pet"]
