@@ -13,12 +13,15 @@ from ..lora2_core.files.free_name import free_name
 from ..lora2_core.ranks import rank_map
 from ..lora2_core.room.advice import explained
 from ..lora2_core.runs.run_folder import RunFolder, run_kept
+from ..lora2_core.training.doubts import doubts
 from ..lora2_core.training.gradients import NoGradient
 from ..lora2_core.training.loop import Training
 from ..lora2_core.training.result import TrainingDiverged, TrainResult
 from ..lora2_core.training.run_state import RunState
 from .host import folders, memory
+from .host.given import left_out
 from .host.model import HostDenoiser, check_trainable, examples, latent_channels, trainable
+from .host.patches import unseen
 from .host.progress import Progress
 from .host.text import HostWithText, text_trainable, with_captions
 from .preview import Plan
@@ -118,7 +121,9 @@ class Job:
             Progress(config.steps, node_id, workflow) as progress,
         ):
             everything = [*own, *prior]
-            make_room(denoiser, config, everything, self.settings.ranks, progress)
+            for text in [*doubts(config, denoiser.device, own, prior), *self._left_out()]:
+                progress.trouble(text)
+            make_room(denoiser, config, everything, self.settings.ranks, folder.path, progress)
             training = Training(denoiser, order, config, self.settings.ranks)
             if state is not None:
                 training.restore(state)
@@ -155,6 +160,21 @@ class Job:
                 "not; connect the texts of the images"
             )
         return with_captions(found, self.clip, material.captions, "images")
+
+    def _left_out(self) -> list[str]:
+        """What was connected and takes no part, in a sentence each."""
+        told = [
+            text
+            for material in (self.own, self.prior)
+            if material.latents is not None
+            for text in left_out(material.latents, material.conditioning, material.what)
+        ]
+        if patches := unseen(self.model):
+            told.append(
+                f"the model comes with {', '.join(patches)}: that acts when the host draws, and "
+                "training does not see it"
+            )
+        return told
 
     def _order(self, own: list[Example], prior: list[Example]) -> Iterator[list[Batch]]:
         config = self.settings.config

@@ -2,9 +2,11 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from ..lora2_core.config import TrainConfig
 from ..lora2_core.diffusion.data import Example
+from ..lora2_core.room.disk import check_disk
 from ..lora2_core.room.need import amount
 from ..lora2_core.room.offload import bytes_on, weights_of
 from ..lora2_core.room.plan import room_for
@@ -20,16 +22,20 @@ def make_room(
     config: TrainConfig,
     examples: Sequence[Example],
     ranks: Mapping[str, int] | None,
+    folder: Path,
     progress: Progress,
 ) -> None:
     """Says what the run needs of the GPU, and moves what does not fit to main memory.
 
-    ranks: component → the rank that it starts from, or None.
+    ranks: component → the rank that it starts from, or None. folder: of the run. Raises LoRA2Error
+    if its disk is full.
     """
+    starts = starting_ranks(denoiser, config, ranks)
+    if tight := check_disk(folder, denoiser, config, starts):
+        progress.trouble(tight)
     on_gpu = denoiser.device.type != "cpu"
     if not on_gpu and config.offload != "all":
         return
-    starts = starting_ranks(denoiser, config, ranks)
     free = None
     if on_gpu:
         free = available_memory() + bytes_on(denoiser.network, denoiser.device)

@@ -13,13 +13,13 @@ from ..drawn_world import load_subjects
 from ..drawn_world.subjects import BUNDLED
 from ..errors import LoRA2Error
 from ..files import writing
+from ..files.folders import make_folder
 from ..files.free_name import free_name
 from ..ranks import rank_picture
 from ..ranks.rank_report import report
 from ..runs.packing import pack_result
 from ..runs.preview_folder import PreviewFolder
 from ..runs.previews import Previews
-from .folders import make_folder
 from .progress import Progress
 from .streams import warn
 

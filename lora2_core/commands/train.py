@@ -11,18 +11,20 @@ from torch import nn
 from ..config import TrainConfig
 from ..errors import LoRA2Error
 from ..files import writing
+from ..files.folders import make_folder
 from ..ranks import rank_map
 from ..room.advice import explained
+from ..room.disk import check_disk
 from ..room.offload import spread, visiting
 from ..room.plan import room_for
 from ..runs.packing import pack_result
 from ..runs.run_folder import RunFolder, run_kept
+from ..training.doubts import doubts
 from ..training.gradients import NoGradient
 from ..training.loop import Training
 from ..training.plan import starting_ranks
 from ..training.result import TrainingDiverged, TrainResult
 from . import samples, train_arguments
-from .folders import make_folder
 from .lesson import Lesson, lesson
 from .progress import Progress
 from .rank_options import check_out
@@ -41,9 +43,14 @@ def run(options: argparse.Namespace) -> None:
     if (options.prior_images is None) != (options.prior_prompt is None):
         raise LoRA2Error("prior-images and prior-prompt go together; give both or neither")
     learned = lesson(options, config)
+    for text in doubts(config, learned.device, learned.own, learned.prior):
+        warn(text)
     waiting = _room(learned, config, ranks, options.estimate)
     if options.estimate:
         return
+    starts = starting_ranks(learned.denoiser, config, ranks)
+    if tight := check_disk(options.out.parent, learned.denoiser, config, starts):
+        warn(tight)
     spread(learned.denoiser.network, waiting, learned.device)
     training = Training(
         learned.denoiser, learned.order(config, options.prior_weight), config, ranks

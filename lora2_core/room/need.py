@@ -99,6 +99,13 @@ def savings(
     return sorted(worth, key=lambda pair: -pair[1])
 
 
+def kept(denoiser: Denoiser, config: TrainConfig, ranks: Sequence[int]) -> int:
+    """Bytes on disk of a run's adapter and state at these ranks, both in fp32."""
+    numbers = _numbers(ranks, _widths(denoiser, config))
+    average = _FP32 if config.ema_decay else 0
+    return numbers * (2 * _FP32 + _MOMENTS[config.optimizer] + average)
+
+
 def _held(ranks: Sequence[int], widths: Sequence[int], config: TrainConfig) -> int:
     """Bytes of rows, of their optimiser's state, and of their average."""
     each = _FP32 + _MOMENTS[config.optimizer] + (_FP32 if config.ema_decay else 0)

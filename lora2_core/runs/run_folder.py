@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..errors import LoRA2Error
 from ..files import writing
+from ..files.folders import make_folder
 from ..training.loop import Training
 from ..training.result import StepInfo, TrainResult
 from ..training.run_state import NewerState, RunState, read_state, write_state
@@ -21,19 +22,15 @@ _log = logging.getLogger(__name__)
 class RunFolder:
     """step_000500.state.safetensors and step_000500.safetensors, for the last `keep` steps kept.
 
-    facts: further arguments of packing.pack_result. Raises LoRA2Error if the folder cannot be made.
+    facts: further arguments of packing.pack_result. Raises LoRA2Error if the folder cannot be made
+    or written to.
     """
 
     def __init__(self, path: Path, keep: int = 2, **facts):
         self.path = path
         self._keep = keep
         self._facts = facts
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise LoRA2Error(
-                f"{path} cannot be made: {error.strerror}; choose another name"
-            ) from None
+        make_folder(path)
 
     def save(self, training: Training) -> Path:
         """Writes adapter and state of the run as it is now, and removes the oldest.

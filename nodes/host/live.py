@@ -37,6 +37,8 @@ class LiveRun:
         self._movie.step(info)
         self._losses.append(info.loss)
         messages = [{"kind": "begin", **self._begin(), "previews": self._drawn()}] if first else []
+        if first and self._trouble:
+            messages.append({"kind": "trouble", "text": self._trouble})
         now = time.monotonic()
         if now - self._sent >= _INTERVAL or info.step == info.steps:
             self._sent = now
@@ -51,7 +53,9 @@ class LiveRun:
 
     def complain(self, text: str) -> list[dict]:
         """Something went wrong that did not stop the training."""
-        self._trouble = text
+        # what comes before the first step is told together, with "begin"
+        early = self._trouble if not self._movie.begin else ""
+        self._trouble = f"{early}\n{text}" if early else text
         return self._started({"kind": "trouble", "text": text})
 
     def end(self) -> list[dict]:

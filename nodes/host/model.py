@@ -14,6 +14,7 @@ from torch import Tensor
 from ...lora2_core.diffusion.data import Example
 from ...lora2_core.errors import LoRA2Error
 from .attention import with_gradient
+from .given import pairs_of, samples_of
 from .loan import Loan, blocks_of, in_full
 from .schedule import schedule_of
 
@@ -100,8 +101,8 @@ def examples(
     and crop conditioning comes from the host itself, as at sampling. Raises LoRA2Error if the
     counts differ.
     """
-    images = [image for latent in latents for image in latent["samples"].split(1)]
-    pairs = [pair for cond in conditioning for pair in cond]
+    images = [image for latent in latents for image in samples_of(latent, what).split(1)]
+    pairs = [pair for cond in conditioning for pair in pairs_of(cond)]
     if len(pairs) == 1:
         pairs = pairs * len(images)
     if len(pairs) != len(images):
@@ -112,6 +113,7 @@ def examples(
     found = [_example(patcher.model, *both) for both in zip(images, pairs, strict=True)]
     if empty is None:
         return found
+    empty = pairs_of(empty)
     if len(empty) != 1:
         raise LoRA2Error(f"empty holds {len(empty)} conditionings; connect one empty prompt")
     blanks = (_example(patcher.model, image, empty[0]) for image in images)  # of the image's size
