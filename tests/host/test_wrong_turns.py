@@ -109,7 +109,7 @@ def test_patches_that_training_does_not_see_are_listed_once(host):
         ("one_frame", "of a video"),
         ("sound", r"of sound \(1, 64, 100\)"),
         ("sound_4d", "of sound"),
-        ("both", r"several parts at once \(Parts\)"),
+        ("both", r"of several parts at once \(Parts\)"),
         ("never", "a Never that holds no samples yet"),
     ],
 )
