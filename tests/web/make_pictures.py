@@ -35,6 +35,11 @@ margin => {
   };
 }
 """
+# as elements, and as a canvas draws them
+_PICTURES_ARE_THERE = """
+() => [...document.images, ...app.graph._nodes.flatMap(node => node.imgs ?? [])]
+  .every(image => image.complete)
+"""
 
 
 def picture_of_graph(page: Page, scale: float = 1.0) -> Image.Image:
@@ -49,6 +54,7 @@ def picture_of_graph(page: Page, scale: float = 1.0) -> Image.Image:
         scale,
     )
     page.settle()
+    page.wait_for("all pictures", _PICTURES_ARE_THERE)
     data = page.tab.screenshot(clip=page.tab.evaluate(_AROUND_GRAPH, _MARGIN))
     with Image.open(io.BytesIO(data)) as picture:
         return picture.convert("RGB")

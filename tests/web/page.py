@@ -32,7 +32,7 @@ from playwright.sync_api import (
 from playwright.sync_api import Page as Tab
 from playwright.sync_api import TimeoutError as NotInTime
 
-PATIENCE = 90  # seconds, for what takes one on an idle machine
+PATIENCE = 180  # seconds, for what takes ten at most on an idle machine
 expect.set_options(timeout=1000 * PATIENCE)
 RENDERERS = ("classic", "vue")
 TEMPLATES = ("lora2_train", "lora2_generate", "lora2_merge", "lora2_compress", "lora2_demo")
