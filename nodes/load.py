@@ -6,6 +6,7 @@ from safetensors.torch import load_file
 from ..lora2_core.files.adapter_file import LoraState
 from ..lora2_core.files.fit import fit
 from ..lora2_core.files.header import read_header
+from ..lora2_core.files.hosted import hosted
 from ..lora2_core.files.stored import seen, seen_in_header, stored_components
 from ..lora2_core.rank_tools import Adapter, Ingredient, merge, open_adapter
 from ..lora2_core.rank_tools.adapters import factorised
@@ -74,38 +75,48 @@ class LoRA2Load(FileNode):
         self_attention=1.0, cross_attention=1.0, blocks="", **limits,
     ) -> io.NodeOutput:  # fmt: skip
         limit, shares = cut(**limits), (self_attention, cross_attention, parse_blocks(blocks))
+        header = read_header(folders.lora_path(lora_name))
+        listed = stored_components(seen_in_header(header))
+        targets = loader.target_shapes(model, clip)
+        found = fit(listed, targets, lora_name, describe(model))
+        text, names = str(found), found.names
         outcome = None
         if limit.keeps_all and shares == (1.0, 1.0, parse_blocks("")):
-            header = read_header(folders.lora_path(lora_name))
-            listed = stored_components(seen_in_header(header))
             # as the host's loader does, without a copy of what the system has mapped
             state = LoraState(load_file(header.path), header.metadata)
         else:
-            adapter = _opened(lora_name, limit, cls.hidden.unique_id)
+            adapter = _opened(lora_name, limit, cls.hidden.unique_id, targets.base)
             outcome = merge([Ingredient(adapter, 1.0, *shares)], limit, saved_as=SAVED_AS)
-            listed, state = stored_components(seen(outcome.state)), outcome.state
-        shapes = loader.target_shapes(model, clip)
-        text = str(fit(listed, shapes, lora_name, describe(model)))
-        report = rank_report.report(state, listed)
+            state, listed = outcome.state, stored_components(seen(outcome.state))
+            places = {one.name: targets.find(one.name, one.shape) for one in listed}
+            names = {name: place for name, place in places.items() if place is not None}
+        report = rank_report.report(state, listed, targets.base)
         if outcome is not None:
             report = rank_report.with_cut(report, outcome)
             text += f"\n{outcome}, {_megabytes(report):.1f} MB"
-        new_model, new_clip = loader.apply_lora(model, clip, state, strength_model, strength_clip)
+        new_model, new_clip = loader.apply_lora(
+            model, clip, hosted(state, listed, names), strength_model, strength_clip
+        )
         return io.NodeOutput(new_model, new_clip, report, ui={"text": [text]})
 
 
-def _opened(lora_name: str, limit, node_id: str | None) -> Adapter:
-    """The file's adapter; for a cut with its directions in memory, which a next one needs again."""
+def _opened(lora_name: str, limit, node_id: str | None, base: str | None) -> Adapter:
+    """The file's adapter; for a cut with its directions in memory, which a next one needs again.
+
+    base: the model's family, which says how blocks are counted where the file does not.
+    """
     global _last
     path = folders.lora_path(lora_name)
+    adapter = open_adapter(path, lora_name)
+    if adapter.assumed and base is not None:
+        adapter = open_adapter(path, lora_name, base)
     if limit.keeps_all:
-        return open_adapter(path, lora_name)
+        return adapter
     status = path.stat()
-    key = (path, status.st_mtime_ns, status.st_size, limit.how)
+    key = (path, status.st_mtime_ns, status.st_size, limit.how, tuple(adapter.components))
     if _last is None or _last[0] != key:
         _last = None  # or two of them would be in memory
-        adapter = factorised(open_adapter(path, lora_name), limit.how, progress.Counter(node_id))
-        _last = key, adapter
+        _last = key, factorised(adapter, limit.how, progress.Counter(node_id))
     return _last[1]
 
 

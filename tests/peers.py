@@ -4,6 +4,9 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.loaders import StableDiffusionXLLoraLoaderMixin as SdxlLora
 from peft.tuners.lora import LoraLayer
+from unet_shapes import KOALA_700M, SDXL, unet_shapes
+
+from lora2_core.backbones import single_file
 
 
 def load_with_diffusers(unet, path) -> dict[str, torch.Tensor]:
@@ -68,3 +71,24 @@ def two_level_unet(**more) -> UNet2DConditionModel:
         use_linear_projection=True,
         **more,
     )
+
+
+def on_meta(**config):
+    with torch.device("meta"):
+        return UNet2DConditionModel(**config)
+
+
+def family(name):
+    """A real UNet, on the meta device."""
+    if name == "Stable Diffusion 1":
+        return on_meta(cross_attention_dim=768)  # diffusers' defaults are its shape
+    shapes = unet_shapes({"SDXL": SDXL, "KOALA": KOALA_700M}[name])
+    return on_meta(
+        **single_file.unet_config({single_file.UNET + k: shape for k, shape in shapes.items()})
+    )
+
+
+def layers(unet):
+    """Every linear layer and convolution → shape of its weight."""
+    kinds = torch.nn.Linear | torch.nn.Conv2d
+    return {n: tuple(m.weight.shape) for n, m in unet.named_modules() if isinstance(m, kinds)}

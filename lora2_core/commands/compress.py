@@ -4,9 +4,20 @@ import argparse
 from pathlib import Path
 
 from ..files import writing
+from ..files.module_names import base_name
 from ..rank_tools import compress, open_adapter
 from .progress import Counter
-from .rank_options import add_cut, add_precision, check_out, cut_of, dtype_of, precision_of, said
+from .rank_options import (
+    add_base,
+    add_cut,
+    add_precision,
+    assumptions,
+    check_out,
+    cut_of,
+    dtype_of,
+    precision_of,
+    said,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,14 +25,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, help="the smaller file; an existing one is not replaced")
     add_cut(parser, required=True)
     add_precision(parser)
+    add_base(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     cut = cut_of(options)
     check_out(options.out)
-    adapter = open_adapter(options.file)
+    adapter = open_adapter(options.file, base=base_name(options.base))
     precision = precision_of(options, [adapter])
     with Counter("compressing") as counter:
         outcome = compress(adapter, cut, dtype=dtype_of(precision), on_component=counter)
     path = writing.write(outcome.state, options.out, precision=precision)
-    print(f"{outcome}\n{said(path)}")
+    print(f"{assumptions([adapter])}{outcome}\n{said(path)}")

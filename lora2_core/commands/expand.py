@@ -4,8 +4,9 @@ import argparse
 from pathlib import Path
 
 from ..files import writing
+from ..files.module_names import base_name
 from ..rank_tools import expand, open_adapter
-from .rank_options import add_precision, check_out, precision_of, said
+from .rank_options import add_base, add_precision, assumptions, check_out, precision_of, said
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,16 +14,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, help="the larger file; an existing one is not replaced")
     parser.add_argument("--rank", type=int, help="default: the largest of the adapter")
     add_precision(parser)
+    add_base(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     check_out(options.out)
-    adapter = open_adapter(options.file)
+    adapter = open_adapter(options.file, base=base_name(options.base))
     expanded = expand(adapter, options.rank)
     precision = precision_of(options, [adapter])
     path = writing.write(expanded, options.out, precision=precision)
     ranks = [row.before for row in expanded.rows]
     print(
-        f"{len(ranks)} components, rank {min(ranks)} to {max(ranks)} → {expanded.rows[0].after}\n"
+        f"{assumptions([adapter])}{len(ranks)} components, rank {min(ranks)} to {max(ranks)} → "
+        f"{expanded.rows[0].after}\n"
         f"{said(path)}"
     )

@@ -5,17 +5,20 @@ import json
 from pathlib import Path
 
 from ..files.header import read_header, shown
+from ..files.module_names import base_name
 from ..ranks.rank_report import report_from_header
+from .rank_options import add_base
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, help="a LoRA (.safetensors) of any origin")
     parser.add_argument("--json", action="store_true", help="all of it, for other programs")
+    add_base(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """Reads the header alone, so that a file of gigabytes takes no longer."""
-    report = report_from_header(read_header(options.file))
+    report = report_from_header(read_header(options.file), base_name(options.base))
     if options.json:
         print(json.dumps(report, indent=1))
         return

@@ -5,9 +5,21 @@ from pathlib import Path
 
 from ..errors import LoRA2Error
 from ..files import writing
+from ..files.module_names import base_name
 from ..rank_tools import Ingredient, merge, open_adapter
+from ..rank_tools.adapters import together
 from .progress import Counter
-from .rank_options import add_cut, add_precision, check_out, cut_of, dtype_of, precision_of, said
+from .rank_options import (
+    add_base,
+    add_cut,
+    add_precision,
+    assumptions,
+    check_out,
+    cut_of,
+    dtype_of,
+    precision_of,
+    said,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,12 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_cut(parser, required=False)
     add_precision(parser)
+    add_base(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     cut = cut_of(options)
     check_out(options.out)
-    ingredients = [parse(text) for text in options.files]
+    ingredients = [parse(text, options.base) for text in options.files]
     precision = precision_of(options, [one.adapter for one in ingredients])
     with Counter("merging") as counter:
         outcome = merge(
@@ -42,14 +55,15 @@ def run(options: argparse.Namespace) -> None:
             on_component=counter,
         )
     path = writing.write(outcome.state, options.out, precision=precision)
-    print(f"{outcome}\n{said(path)}")
+    notes = assumptions(together([one.adapter for one in ingredients]))
+    print(f"{notes}{outcome}\n{said(path)}")
 
 
-def parse(text: str) -> Ingredient:
+def parse(text: str, base: str | None = None) -> Ingredient:
     """FILE[=WEIGHT[:SELF:CROSS]]; raises LoRA2Error, naming what is wrong."""
     name, equals, weights = text.rpartition("=")
     if not equals or Path(text).exists():  # a name may hold =
-        return Ingredient(open_adapter(text))
+        return Ingredient(open_adapter(text, base=base_name(base)))
     try:
         numbers = [float(part) for part in weights.split(":")]
     except ValueError:
@@ -58,4 +72,4 @@ def parse(text: str) -> Ingredient:
         raise LoRA2Error(
             f"{text!r} cannot be read; give FILE, FILE=WEIGHT or FILE=WEIGHT:SELF:CROSS"
         )
-    return Ingredient(open_adapter(name), *numbers)
+    return Ingredient(open_adapter(name, base=base_name(base)), *numbers)

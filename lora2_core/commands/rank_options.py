@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from ..errors import LoRA2Error
+from ..files.families import BASES
 from ..files.free_name import SUFFIX
 from ..files.layout import PRECISIONS
 from ..rank_tools import Adapter, Cut
@@ -39,6 +40,26 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
         choices=[_KEEP, *PRECISIONS],
         default=_KEEP,
         help="of the stored factors (default: as in the input)",
+    )
+
+
+def add_base(parser: argparse.ArgumentParser) -> None:
+    """--base; module_names.base_name reads it."""
+    parser.add_argument(
+        "--base",
+        choices=[*BASES],
+        help="the base model, for files of a few layers in diffusers' names, from which it cannot "
+        "be told (default: what the layers tell, else sdxl)",
+    )
+
+
+def assumptions(adapters: Iterable[Adapter]) -> str:
+    """What was taken for granted of them, one line each; "" if nothing was."""
+    return "".join(
+        f"note: nothing in {one.name} tells which base model it is for; its blocks were read as "
+        "SDXL's (--base says otherwise)\n"
+        for one in adapters
+        if one.assumed
     )
 
 

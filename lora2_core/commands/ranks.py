@@ -7,8 +7,10 @@ from pathlib import Path
 from ..errors import LoRA2Error
 from ..files.free_name import SUFFIX
 from ..files.header import read_header
+from ..files.module_names import base_name
 from ..ranks import rank_map
 from ..ranks.rank_report import report_from_header
+from .rank_options import add_base
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,11 +24,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--out", type=Path, required=True, help="the map, for `train --ranks` (.json)"
     )
+    add_base(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """Reads headers alone."""
-    report = rank_map.averaged([read_report(file) for file in options.files])
+    report = rank_map.averaged(
+        [read_report(file) for file in options.files], base_name(options.base)
+    )
     if options.out.suffix.lower() != ".json":
         raise LoRA2Error(f"out is {options.out}; choose a name ending in .json")
     try:

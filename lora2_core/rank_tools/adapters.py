@@ -1,7 +1,7 @@
 """A finished adapter, its components under names that all adapters share."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from ..errors import LoRA2Error
 from ..files.adapter_file import load_factors
 from ..files.lazy import LazyState
 from ..files.metadata import read_peft_note
-from ..files.module_names import architecture, canonical_names
+from ..files.module_names import Named, named
 from ..files.stored import Stored, seen, stored_components
 from ..signs import readable
 from .split import Split, split
@@ -22,14 +22,22 @@ from .split import Split, split
 class Adapter:
     """name: for messages and metadata. components: canonical name → where its tensors are.
 
-    splits: how of a cut → component → its directions, where they are kept in memory.
+    families: base models that it can belong to, empty if unknown. assumed: whether its blocks were
+    read as SDXL's because nothing told. splits: how of a cut → component → its directions, where
+    they are kept in memory.
     """
 
     name: str
     state: Mapping[str, Tensor]
     components: Mapping[str, Stored]
-    architecture: str | None
+    families: frozenset[str] = frozenset()
+    assumed: bool = False
     splits: Mapping[str, Mapping[str, Split]] = field(default_factory=dict)
+
+    @property
+    def architecture(self) -> str | None:
+        """The base model, or None if nothing tells it from another."""
+        return next(iter(self.families)) if len(self.families) == 1 else None
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -55,15 +63,47 @@ class Adapter:
         return up, down
 
 
-def open_adapter(source: str | os.PathLike | Mapping[str, Tensor], name: str = "") -> Adapter:
+def open_adapter(
+    source: str | os.PathLike | Mapping[str, Tensor], name: str = "", base: str | None = None
+) -> Adapter:
     """From a file, of which the header alone is read now, or from an adapter in memory.
 
-    Raises LoRA2Error for what adapter_file.components refuses.
+    base: the base model where it is known (module_names.named). Raises LoRA2Error for what
+    adapter_file.components refuses.
     """
     if not isinstance(source, Mapping):
         path = Path(source)
-        return _adapter(name or readable(path.name), LazyState(path))
-    return _adapter(name or "the adapter on the wire", source)
+        return _adapter(name or readable(path.name), LazyState(path), base)
+    return _adapter(name or "the adapter on the wire", source, base)
+
+
+def together(adapters: Sequence[Adapter], base: str | None = None) -> list[Adapter]:
+    """The same adapters with names that what is known of all of them decides: of one that is known
+    for SDXL's, another learns how its own blocks are counted.
+
+    Adapters that contradict each other keep the names they have.
+    """
+    if len(adapters) < 2:
+        return list(adapters)
+    shapes = [{s.name: s.shape for s in one.components.values()} for one in adapters]
+    shared = named(shapes, base)
+    if not shared.families and any(one.families for one in adapters):
+        return list(adapters)
+    return [_renamed(one, shared, at) for at, one in enumerate(adapters)]
+
+
+def _renamed(adapter: Adapter, shared: Named, at: int) -> Adapter:
+    names = shared.names[at]
+    new = {old: names[stored.name] for old, stored in adapter.components.items()}
+    return replace(
+        adapter,
+        components={new[old]: stored for old, stored in adapter.components.items()},
+        assumed=shared.assumed and adapter.assumed,
+        splits={
+            how: {new[old]: found for old, found in kept.items()}
+            for how, kept in adapter.splits.items()
+        },
+    )
 
 
 def factorised(
@@ -83,12 +123,11 @@ def factorised(
     return replace(adapter, splits={**adapter.splits, how: kept})
 
 
-def _adapter(name: str, state: Mapping[str, Tensor]) -> Adapter:
+def _adapter(name: str, state: Mapping[str, Tensor], base: str | None) -> Adapter:
     try:
         listed = stored_components(seen(state))
-        shapes = {stored.name: stored.shape for stored in listed}
-        names = canonical_names(shapes)
+        found = named([{stored.name: stored.shape for stored in listed}], base)
     except LoRA2Error as error:
         raise LoRA2Error(f"{name}: {error}") from error
-    components = {names[stored.name]: stored for stored in listed}
-    return Adapter(name, state, components, architecture(shapes))
+    components = {found.names[0][stored.name]: stored for stored in listed}
+    return Adapter(name, state, components, found.families, found.assumed)

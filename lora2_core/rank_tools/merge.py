@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import reduce
 
 import torch
 from torch import Tensor
 
 from ..errors import LoRA2Error
 from ..files.module_names import attention_kind
-from .adapters import Adapter
+from .adapters import Adapter, together
 from .assemble import Part, assemble
 from .blocks import BlockStrengths
 from .cut import Cut
@@ -65,7 +66,10 @@ def merge(
     if not ingredients:
         raise LoRA2Error("there is nothing to merge; give at least one adapter")
     cut = cut or Cut()
-    adapters = [ingredient.adapter for ingredient in ingredients]
+    adapters = together([ingredient.adapter for ingredient in ingredients])
+    ingredients = [
+        replace(one, adapter=adapter) for one, adapter in zip(ingredients, adapters, strict=True)
+    ]
     names = list(dict.fromkeys(name for adapter in adapters for name in adapter.components))
     if overlap:
         names = [name for name in names if _shared(name, adapters)]
@@ -127,13 +131,17 @@ def _shared(name: str, adapters: Sequence[Adapter]) -> bool:
 
 
 def _check_architectures(adapters: Sequence[Adapter]) -> None:
-    known = {adapter.architecture for adapter in adapters} - {None}
-    if len(known) > 1:
-        listed = ", ".join(f"{a.name} ({a.architecture or 'unknown'})" for a in adapters)
+    known = [adapter.families for adapter in adapters if adapter.families]
+    if known and not reduce(frozenset.__and__, known):
+        listed = ", ".join(f"{a.name} ({_models(a)})" for a in adapters)
         raise LoRA2Error(
             f"the adapters are for different models: {listed}; merge adapters of one model, or "
             "keep the overlap alone"
         )
+
+
+def _models(adapter: Adapter) -> str:
+    return " or ".join(sorted(adapter.families)) or "unknown"
 
 
 def _sizes(shape: tuple[int, ...]) -> str:

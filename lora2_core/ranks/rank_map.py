@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from ..errors import LoRA2Error
-from ..files.module_names import canonical_names, kohya_name
+from ..files.module_names import kohya_name, named
 from . import rank_report
 
 _PLACED = ("section", "block", "row", "column")
@@ -29,6 +29,32 @@ def of_report(report: Mapping) -> dict[str, int]:
 
     Names of other styles are understood if the report has the shapes too.
     """
+    return _of_reports([report])[0]
+
+
+def _of_reports(reports: Sequence[Mapping], base: str | None = None) -> list[dict[str, int]]:
+    """The same of several that belong together, so that one tells how another's blocks count."""
+    found = [_ranks(report) for report in reports]
+    shapes = [{row["name"]: row.get("shape") for row in report["components"]} for report in reports]
+    whole = [all(map(_is_shape, one.values())) for one in shapes]
+    known = [
+        {name: tuple(shape) for name, shape in one.items()}
+        for one, complete in zip(shapes, whole, strict=True)
+        if complete
+    ]
+    names = iter(named(known, base).names)
+    return [
+        _renamed(ranks, next(names)) if complete else ranks
+        for ranks, complete in zip(found, whole, strict=True)
+    ]
+
+
+def _renamed(ranks: Mapping[str, int], names: Mapping[str, str]) -> dict[str, int]:
+    return {names[name]: rank for name, rank in ranks.items()}
+
+
+def _ranks(report: Mapping) -> dict[str, int]:
+    """Component as the report names it → rank."""
     rows = report.get("components") if isinstance(report, Mapping) else None
     try:
         found = {row["name"]: row["rank"] for row in rows}
@@ -41,25 +67,22 @@ def of_report(report: Mapping) -> dict[str, int]:
             'this is no rank report; it needs "components", each with "name" and "rank", as a '
             "training, `inspect --json` or the rank heatmap gives it"
         )
-    shapes = {row["name"]: row.get("shape") for row in rows}
-    if all(map(_is_shape, shapes.values())):
-        names = canonical_names({name: tuple(shape) for name, shape in shapes.items()})
-        found = {names[name]: rank for name, rank in found.items()}
     return found
 
 
-def averaged(reports: Sequence[Mapping]) -> dict:
+def averaged(reports: Sequence[Mapping], base: str | None = None) -> dict:
     """The report of the mean rank of every component, over the reports that have it.
 
-    Rounded, halves up, at least 1; bytes in half precision. Raises LoRA2Error if there is none, if
+    Rounded, halves up, at least 1; bytes in half precision. base: the base model, if it is known
+    (module_names.named). Raises LoRA2Error if there is none, if
     one is not whole, or if a layer has two shapes.
     """
     if not reports:
         raise LoRA2Error("there are no ranks to average; give at least one adapter or report")
     ranks: dict[str, list[int]] = {}
     rows: dict[str, dict] = {}
-    for report in reports:
-        for (name, rank), row in zip(of_report(report).items(), report["components"], strict=True):
+    for report, found in zip(reports, _of_reports(reports, base), strict=True):
+        for (name, rank), row in zip(found.items(), report["components"], strict=True):
             placed = all(isinstance(row.get(key), str) for key in _PLACED)
             if not placed or not _is_shape(row.get("shape")):
                 raise LoRA2Error(
@@ -67,22 +90,22 @@ def averaged(reports: Sequence[Mapping]) -> dict:
                     f"shape and its place ({', '.join(_PLACED)}), as `inspect --json` gives them"
                 )
             first = rows.setdefault(name, row)
-            if first["shape"] != row["shape"]:
+            if _flat(first["shape"]) != _flat(row["shape"]):
                 raise LoRA2Error(
                     f"{name[:200]!r} is {first['shape']} in one report and {row['shape']} in "
                     "another; average adapters of one base model"
                 )
             ranks.setdefault(name, []).append(rank)
-    found = []
+    listed = []
     for name, row in rows.items():
         rank = max(1, math.floor(sum(ranks[name]) / len(ranks[name]) + 0.5))
         out, *into = row["shape"]
-        found.append(
+        listed.append(
             {"name": name, **{key: row[key] for key in _PLACED}, "rank": rank}
             | {"shape": row["shape"], "alpha": None, "nu": None}
             | {"bytes": 2 * rank * (out + math.prod(into))}
         )
-    return rank_report.of_rows(found, method=None)
+    return rank_report.of_rows(listed, method=None)
 
 
 def starts(
@@ -107,6 +130,11 @@ def starts(
         min(max(1, ranks.get(name, otherwise)), shape[0], math.prod(shape[1:]))
         for name, (_, shape) in zip(names, components, strict=True)
     ]
+
+
+def _flat(shape: Sequence[int]) -> tuple[int, int]:
+    """A matrix, a 1×1 convolution and a flattened one are one layer."""
+    return shape[0], math.prod(shape[1:])
 
 
 def _is_shape(value: object) -> bool:

@@ -18,7 +18,7 @@ from .placement import Place, outline, places
 FORMAT = 1
 
 
-def report(state: LoraState, listed: list[Stored] | None = None) -> dict:
+def report(state: LoraState, listed: list[Stored] | None = None, base: str | None = None) -> dict:
     """Ranks and sizes of an adapter in memory.
 
     {"format", "method", "totals": {components, bytes, parameters, mean_rank, weighted_mean_rank,
@@ -27,18 +27,20 @@ def report(state: LoraState, listed: list[Stored] | None = None) -> dict:
     section to column: placement.Place; rows and columns are those that occur, in forward order.
     alpha is null where the file has none (scale 1); nu and method are null where unknown. bytes
     count factors and alpha as they are held. weighted_mean_rank weighs each component by its
-    parameters a unit of rank, m + n. listed: stored_components' list, if it is known. Raises
-    LoRA2Error for what adapter_file.components refuses.
+    parameters a unit of rank, m + n. listed: stored_components' list, if it is known. base: the
+    base model, if it is known (module_names.named). Raises LoRA2Error for what
+    adapter_file.components refuses.
     """
     listed = listed or stored_components(seen(state))
     sizes = {key: _held(tensor) for key, tensor in state.items()}
-    return _report(listed, sizes, alphas(state, listed), state.metadata)
+    return _report(listed, sizes, alphas(state, listed), state.metadata, base)
 
 
-def report_from_header(header: Header) -> dict:
+def report_from_header(header: Header, base: str | None = None) -> dict:
     """The same from a file's header alone, in which alpha is null: it is a tensor's value."""
     sizes = {key: info.end - info.start for key, info in header.tensors.items()}
-    return _report(stored_components(seen_in_header(header)), sizes, {}, header.metadata)
+    listed = stored_components(seen_in_header(header))
+    return _report(listed, sizes, {}, header.metadata, base)
 
 
 def with_cut(report: dict, outcome: Outcome | Expanded) -> dict:
@@ -77,10 +79,11 @@ def _report(
     sizes: Mapping[str, int],
     alpha_of: Mapping[str, float | None],
     metadata: Mapping[str, str],
+    base: str | None,
 ) -> dict:
     method, noted = read_rank_note(metadata)
     rows = []
-    placed = _places(listed)
+    placed = _places(listed, base)
     for stored in listed:
         nu, rank = noted.get(stored.name, (None, None))
         keys = (stored.down, stored.up, stored.mid, stored.alpha)
@@ -99,11 +102,14 @@ def _report(
     return of_rows(rows, method)
 
 
-def _places(listed: list[Stored]) -> dict[str, Place]:
+def _places(listed: list[Stored], base: str | None) -> dict[str, Place]:
+    shapes = {stored.name: stored.shape for stored in listed}
     try:
-        names = canonical_names({stored.name: stored.shape for stored in listed})
+        names = canonical_names(shapes, base)
     except LoRA2Error:  # one layer under two names; a report can still be given
-        names = {stored.name: stored.name for stored in listed}
+        names = {}
+        for name, shape in shapes.items():
+            names |= canonical_names({name: shape})
     return places(names)
 
 

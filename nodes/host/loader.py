@@ -8,6 +8,8 @@ import comfy.lora
 import comfy.lora_convert
 from torch import Tensor, nn
 
+from ...lora2_core.files.fit import Targets
+
 
 class _Places(NamedTuple):
     """What the host's loader calls a model's weights: name → key, name → shape."""
@@ -17,6 +19,7 @@ class _Places(NamedTuple):
 
 
 _known_places: WeakKeyDictionary[nn.Module, _Places] = WeakKeyDictionary()
+_known_targets: WeakKeyDictionary[nn.Module, WeakKeyDictionary] = WeakKeyDictionary()
 
 
 def _places(module: nn.Module, keys_of) -> _Places:
@@ -24,9 +27,20 @@ def _places(module: nn.Module, keys_of) -> _Places:
     if module not in _known_places:
         weights = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
         keys = keys_of(module, {})
-        shapes = {name: weights[key] for name, key in keys.items() if key in weights}
-        _known_places[module] = _Places(keys, shapes)
+        found = ((name, _shape(key, weights)) for name, key in keys.items())
+        _known_places[module] = _Places(keys, {name: s for name, s in found if s is not None})
     return _known_places[module]
+
+
+def _shape(key: str | tuple, weights: dict[str, tuple[int, ...]]) -> tuple[int, ...] | None:
+    """Of a weight, or of the part (axis, start, length) of one that a name stands for."""
+    if isinstance(key, str):
+        return weights.get(key)
+    whole = weights.get(key[0])
+    if whole is None:
+        return None
+    axis, _, length = key[1]
+    return (*whole[:axis], length, *whole[axis + 1 :])
 
 
 def _all_places(model, clip) -> list[_Places]:
@@ -36,9 +50,14 @@ def _all_places(model, clip) -> list[_Places]:
     return found
 
 
-def target_shapes(model, clip) -> dict[str, tuple[int, ...]]:
+def target_shapes(model, clip) -> Targets:
     """Shape of the weight behind every component name that the host can place."""
-    return {name: shape for part in _all_places(model, clip) for name, shape in part.shapes.items()}
+    known = _known_targets.setdefault(model.model, WeakKeyDictionary())
+    other = model.model if clip is None else clip.cond_stage_model
+    if other not in known:
+        parts = _all_places(model, clip)
+        known[other] = Targets({name: s for part in parts for name, s in part.shapes.items()})
+    return known[other]
 
 
 def apply_lora(model, clip, state: Mapping[str, Tensor], strength_model: float, strength_clip):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from host import checkpoints, graphs
 from host.comfy_host import Graph
+from safetensors.torch import save_file
 
 from lora2_core.files import adapter_file
 from lora2_core.files.adapter_file import components
@@ -138,6 +139,39 @@ def test_strengths_by_attention_and_block(host, two):
     assert not torch.allclose(down, up)
     expected = graphs.sample(host, graphs.with_theirs(two[0]))
     assert torch.allclose(both, expected, atol=1e-4 * float(expected.abs().max()))
+
+
+D = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+SPELLINGS = {
+    "diffusers": f"unet.{D}",
+    "nested": f"unet.base_model.model.{D}",
+    "no prefix": D,
+    "lycoris": f"lycoris_{D.replace('.', '_')}",
+    "comfy": "diffusion_model.input_blocks.3.1.transformer_blocks.0.attn1.to_q",
+    "trailing": "lora_unet_input_blocks_3_1_transformer_blocks_0_attn1_to_q_",
+}
+
+
+@pytest.mark.parametrize("style", SPELLINGS)
+@pytest.mark.parametrize("keep", ["everything", "rank"])
+def test_load_places_every_writers_names(host, style, keep):
+    """The host's own map knows `….processor.to_q` alone of diffusers' names."""
+    generator = torch.Generator().manual_seed(4)
+    down, up = torch.randn(3, 320, generator=generator), torch.randn(320, 3, generator=generator)
+
+    def stored(name, file):
+        tensors = {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
+        save_file(tensors, host.base / "models" / "loras" / f"{file}.safetensors")
+        return f"{file}.safetensors"
+
+    settings = EVERYTHING | {"keep": keep, "rank": 3}
+    name = stored(SPELLINGS[style], f"{style} {keep}")
+    assert loaded(host, name, **settings).startswith("matched 1 of 1 components")
+    plain = stored(SPELLINGS["comfy"], f"plain {keep}")
+    found = graphs.sample(host, graphs.with_ours(name, **settings))
+    expected = graphs.sample(host, graphs.with_theirs(plain))
+    assert not torch.equal(expected, graphs.sample(host))
+    assert torch.allclose(found, expected, atol=2e-3 * float(expected.abs().max()))
 
 
 def refused(host, graph, word):

@@ -1,30 +1,11 @@
 """One name a layer, whatever library named it; which base model a set of names belongs to."""
 
 import pytest
-import torch
-from diffusers import UNet2DConditionModel
-from unet_shapes import KOALA_700M, SDXL, unet_shapes
+from peers import family, layers
 
-from lora2_core.backbones import single_file
 from lora2_core.backbones.diffusers_unet import DiffusersUNet
 from lora2_core.errors import LoRA2Error
 from lora2_core.files.module_names import architecture, attention_kind, canonical_names, kohya_name
-
-
-def on_meta(**config):
-    with torch.device("meta"):
-        return UNet2DConditionModel(**config)
-
-
-def family(name):
-    """A real UNet, on the meta device."""
-    if name == "Stable Diffusion 1":
-        return on_meta(cross_attention_dim=768)  # diffusers' defaults are its shape
-    shapes = unet_shapes({"SDXL": SDXL, "KOALA": KOALA_700M}[name])
-    return on_meta(
-        **single_file.unet_config({single_file.UNET + k: shape for k, shape in shapes.items()})
-    )
-
 
 FAMILIES = ("SDXL", "KOALA", "Stable Diffusion 1")
 
@@ -32,11 +13,6 @@ FAMILIES = ("SDXL", "KOALA", "Stable Diffusion 1")
 @pytest.fixture(scope="module", params=FAMILIES)
 def model(request):
     return request.param, family(request.param)
-
-
-def layers(unet):
-    kinds = torch.nn.Linear | torch.nn.Conv2d
-    return {n: tuple(m.weight.shape) for n, m in unet.named_modules() if isinstance(m, kinds)}
 
 
 STYLES = {
