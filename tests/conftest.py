@@ -104,3 +104,12 @@ def host():
 
     with open_host() as running:
         yield running
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _room_for_others(request):
+    """After a file's tests its server gives back what it holds, if that is much: two of them run
+    side by side."""
+    yield
+    if "host" in request.fixturenames:  # of the file's last test
+        request.getfixturevalue("host").shrink()

@@ -1,6 +1,6 @@
 """The host's folders: LoRAs, output, and the runs that are kept there."""
 
-import os
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,9 +25,14 @@ def loras_folder() -> Path:
 
 
 def _can_be_written(folder: Path) -> bool:
-    """Whether it is there, or can be made."""
+    """Whether it is there, or can be made; tried, since rights alone do not tell (shares, Windows,
+    an administrator before a disk that is read-only)."""
     there = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            return True
+    except OSError:
+        return False
 
 
 def output_folder() -> Path:

@@ -65,6 +65,9 @@ _FOLDERS = (
     "models/checkpoints",
     "models/loras",
 )
+_PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096  # bytes, of /proc/…/statm
+_MUCH = 4e9  # bytes
+READ_ONLY = Path("/proc/sys/debug")  # even for an administrator; of Linux
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -252,7 +255,7 @@ class ComfyHost:
         command += ["--base-directory", str(self.base), "--database-url", "sqlite:///:memory:"]
         command += ["--disable-auto-launch", "--disable-api-nodes"]
         more = self.base / "extra_model_paths.yaml"
-        more.write_text(f"tests:\n    base_path: {self.base}\n    loras: more_loras\n")
+        more.write_text(_more_folders(self.base))
         command += ["--extra-model-paths-config", str(more)]
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
@@ -420,6 +423,12 @@ class ComfyHost:
         """Unloads the models and forgets the cached results."""
         self.post("/free", {"unload_models": True, "free_memory": True})
 
+    def shrink(self) -> None:
+        """Frees, if the server holds much."""
+        status = Path(f"/proc/{self.pid}/statm")
+        if status.exists() and int(status.read_text().split()[1]) * _PAGE > _MUCH:
+            self.free()
+
     # prompts
 
     def run(
@@ -525,6 +534,15 @@ def _place(pack: Path, target: Path) -> None:
         target.symlink_to(pack, target_is_directory=True)
     except OSError:  # Windows without the right to make symlinks
         shutil.copytree(pack, target, ignore=shutil.ignore_patterns(".*", "__pycache__", "tests"))
+
+
+def _more_folders(base: Path) -> str:
+    """extra_model_paths.yaml: a second folder of loras and, where there is one into which nobody
+    can write, that one before all others."""
+    more = f"tests:\n    base_path: {base}\n    loras: more_loras\n"
+    if READ_ONLY.is_dir():
+        more += f"read_only:\n    base_path: {READ_ONLY}\n    is_default: true\n    loras: .\n"
+    return more
 
 
 def _free_port() -> int:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from host import graphs
-from host.comfy_host import PromptRejected
+from host.comfy_host import READ_ONLY, PromptRejected
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +43,16 @@ def test_a_run_that_is_not_there_is_named_before_anything_runs(host):
     graphs.save(graph, train, "never")
     with pytest.raises(PromptRejected, match="no run 'of_another_machine_00007' is kept"):
         host.run(graph)
+
+
+@pytest.mark.skipif(not READ_ONLY.is_dir(), reason="needs a folder into which nobody can write")
+def test_the_first_folder_may_be_one_that_cannot_be_written_to(host):
+    assert f"Adding extra search path loras {READ_ONLY}" in host.log()
+    graph, train = graphs.training(host, steps=2)
+    save = graphs.save(graph, train, "in the next folder")
+    told = graph.node("PreviewAny", source=save[0])
+    name = host.run(graph).outputs[told.id]["text"][0]
+    assert (host.base / "models" / "loras" / name).is_file()
 
 
 def test_what_was_saved_can_be_loaded_at_once_by_the_name_that_is_put_out(host):

@@ -31,10 +31,11 @@ def browser():
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def any_page(browser, web_host):
     """Renderer → its page. Both stay open, so that a test runs in both before the next one does:
-    the server then has what the first has computed."""
+    the server then has what the first has computed. They are closed before another file's tests,
+    since an open page draws without end."""
     with ExitStack() as stack:
         yield functools.cache(
             lambda renderer: stack.enter_context(pages.open_page(browser, web_host, renderer))
