@@ -327,8 +327,8 @@ def merged_tags(tables):
     found = {}
     for table in tables:
         for folder, tags in table.items():
+            own = found.setdefault(folder, {})
             for tag, count in tags.items():
-                own = found.setdefault(folder, {})
                 own[tag] = own.get(tag, 0) + count
     every = {}
     for tags in found.values():

@@ -124,7 +124,8 @@ def _common(alphas: Sequence[float], ranks: Collection[int]) -> float:
     """The alpha of all components, which costs the fewest of them a rounding.
 
     1 where ranks differ. Where they do not, as in an expanded adapter, an alpha that occurs: of
-    those that differ by powers of two, which the factors take over exactly, the most frequent kind.
+    those that differ by powers of two, which the factors take over exactly, the most frequent kind,
+    and of it the smallest, so that no factor becomes smaller.
     """
     if len(set(alphas)) == 1:
         return alphas[0]
@@ -137,7 +138,7 @@ def _common(alphas: Sequence[float], ranks: Collection[int]) -> float:
     kinds = Counter(kind(alpha) for alpha in alphas if alpha)
     # of several the one of the shortest number, which fp32 rather holds as it was meant
     chosen = max(kinds, key=lambda one: (kinds[one], -one.as_integer_ratio()[0]))
-    return Counter(abs(a) for a in alphas if a and kind(a) == chosen).most_common(1)[0][0]
+    return min(abs(alpha) for alpha in alphas if alpha and kind(alpha) == chosen)
 
 
 def _shifted(state: Mapping[str, Tensor], stored: Stored, factor: float) -> dict[str, float]:
