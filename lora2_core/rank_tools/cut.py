@@ -85,8 +85,8 @@ def share_rank(energies: Tensor, share: float, noise: float = 0.0) -> int:
 
     energies: [k], fp64, in the order of their keeping. What is left out may have the norm
     √((1 − share)·Σ) and a tolerance: 4ε√Σ, or the noise where that is more (low_rank.rounding),
-    with ε = 2⁻²³, since singular values are found in fp32. Of the sum, that is 6·10⁻⁷ at the most
-    for factors that do not cancel, and less the more is to be kept.
+    with ε = 2⁻²³, since singular values are found in fp32. Relative to the sum that is at most
+    8ε√r ≈ 10⁻⁶√r for r rows that do not cancel, and √(1 − share) of it for a high share.
     """
     tails = energies.flip(0).cumsum(0).flip(0)
     whole = max(float(tails[0]), 0.0)
