@@ -5,7 +5,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from .commands.quiet import quiet
+from .commands.quiet import quiet, without_bars
 from .commands.streams import guarded
 from .errors import LoRA2Error
 
@@ -65,7 +65,8 @@ def _run(given: list[str]) -> None:
             command = import_module(f".commands.{name}", __package__)
             command.add_arguments(described)
     options = parser.parse_args(given)  # leaves by itself where there is no such command
-    command.run(options)
+    with without_bars():
+        command.run(options)
 
 
 def _missing_package(error: BaseException | None) -> str | None:

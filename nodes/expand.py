@@ -6,6 +6,7 @@ from ..lora2_core.errors import LoRA2Error
 from ..lora2_core.files.adapter_file import LoraState
 from ..lora2_core.rank_tools import Ingredient, expand
 from ..lora2_core.rank_tools.expand import highest_rank
+from ..lora2_core.rank_tools.outcome import noted
 from ..lora2_core.ranks import rank_report
 from .sockets import CATEGORY, LoraModel, RankReport, growing_adapters, ingredients
 
@@ -48,6 +49,7 @@ class LoRA2ExpandRanks(io.ComfyNode):
         loras = [LoraState(dict(one), one.metadata) for one in expanded]
         before = [row.before for one in expanded for row in one.rows]
         text = f"{len(loras)} adapters, rank {min(before)} to {max(before)} → {rank}"
+        text += "".join(noted(one.left_out) for one in expanded)
         reports = [
             rank_report.with_cut(rank_report.report(lora), one)
             for lora, one in zip(loras, expanded, strict=True)
@@ -56,10 +58,9 @@ class LoRA2ExpandRanks(io.ComfyNode):
 
 
 def _unweighted(chosen: Ingredient):
-    weights = (chosen.weight, chosen.self_attention, chosen.cross_attention)
-    if weights != (1.0, 1.0, 1.0):
+    if any(chosen.weight_of(name) != 1 for name in chosen.adapter.components):
         raise LoRA2Error(
-            f"the weights of {chosen.adapter.name} are {weights}, but expanding does not scale; "
-            "set them to 1, or use LoRA² Merge"
+            f"a weight is not 1 ({chosen}), but expanding does not scale; set them to 1, or use "
+            "LoRA² Merge"
         )
     return chosen.adapter

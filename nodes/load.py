@@ -11,6 +11,7 @@ from ..lora2_core.files.stored import seen, seen_in_header, stored_components
 from ..lora2_core.rank_tools import Adapter, Ingredient, merge, open_adapter
 from ..lora2_core.rank_tools.adapters import factorised
 from ..lora2_core.rank_tools.blocks import parse_blocks
+from ..lora2_core.rank_tools.merge import NothingLeft
 from ..lora2_core.ranks import rank_report
 from .host import folders, loader, progress
 from .host.model import describe
@@ -86,7 +87,12 @@ class LoRA2Load(FileNode):
             state = LoraState(load_file(header.path), header.metadata)
         else:
             adapter = _opened(lora_name, limit, cls.hidden.unique_id, targets.base)
-            outcome = merge([Ingredient(adapter, 1.0, *shares)], limit, saved_as=SAVED_AS)
+            try:
+                outcome = merge([Ingredient(adapter, 1.0, *shares)], limit, saved_as=SAVED_AS)
+            except NothingLeft:
+                text += "\nevery strength is 0: nothing of it is applied"
+                report = rank_report.report_from_header(header, targets.base)
+                return io.NodeOutput(model, clip, report, ui={"text": [text]})
             state, listed = outcome.state, stored_components(seen(outcome.state))
             places = {one.name: targets.find(one.name, one.shape) for one in listed}
             names = {name: place for name, place in places.items() if place is not None}

@@ -307,3 +307,33 @@ def move_rho(c, grad, target, config):
         c.rho.value = torch.tensor(lowest, dtype=torch.float64)
     if c.parked or low:
         c.rho.m = torch.zeros_like(c.rho.m)
+
+
+def share_rank(up, down, share):
+    """The smallest k of which the dense matrix of rank k leaves out at most √(1 − share) of the
+    norm, and what fp32 rounds: 4·2⁻²³ of the norms that are added."""
+    dense = up.double() @ down.double()
+    u, sigma, vt = torch.linalg.svd(dense, full_matrices=False)
+    noise = sum(float(up[:, i].double().norm() * down[i].double().norm()) for i in range(len(down)))
+    for k in range(1, len(sigma) + 1):
+        left = float((dense - (u[:, :k] * sigma[:k]) @ vt[:k]).norm())
+        if left <= math.sqrt(1 - share) * float(dense.norm()) + 4 * 2**-23 * noise:
+            return k
+    return len(sigma)
+
+
+def merged_tags(tables):
+    """Counts of tags added folder by folder; the first folder gets those of all."""
+    found = {}
+    for table in tables:
+        for folder, tags in table.items():
+            own = found.setdefault(folder, {})
+            for tag, count in tags.items():
+                own[tag] = own.get(tag, 0) + count
+    every = {}
+    for tags in found.values():
+        for tag, count in tags.items():
+            every[tag] = every.get(tag, 0) + count
+    if found:
+        found[next(iter(found))] = every
+    return found

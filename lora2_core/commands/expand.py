@@ -6,6 +6,7 @@ from pathlib import Path
 from ..files import writing
 from ..files.module_names import base_name
 from ..rank_tools import expand, open_adapter
+from ..rank_tools.outcome import noted
 from .rank_options import add_base, add_precision, assumptions, check_out, precision_of, said
 
 
@@ -26,6 +27,6 @@ def run(options: argparse.Namespace) -> None:
     ranks = [row.before for row in expanded.rows]
     print(
         f"{assumptions([adapter])}{len(ranks)} components, rank {min(ranks)} to {max(ranks)} → "
-        f"{expanded.rows[0].after}\n"
+        f"{expanded.rows[0].after}{noted(expanded.left_out)}\n"
         f"{said(path)}"
     )

@@ -1,6 +1,8 @@
 """Merge adapters of any ranks into one."""
 
 import argparse
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import LoRA2Error
@@ -8,6 +10,7 @@ from ..files import writing
 from ..files.module_names import base_name
 from ..rank_tools import Ingredient, merge, open_adapter
 from ..rank_tools.adapters import together
+from ..rank_tools.blocks import BlockStrengths, parse_blocks
 from .progress import Counter
 from .rank_options import (
     add_base,
@@ -30,6 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a LoRA and how much of it, such as dog.safetensors=0.8; SELF and CROSS are further "
         "factors of its self- and cross-attention",
     )
+    parser.add_argument(
+        "--blocks",
+        action="append",
+        default=[],
+        metavar="FILE:BLOCKS",
+        help="further factors for the blocks of one of the files, such as "
+        "dog.safetensors:down=0.5,middle=1,up4=0; once for each file",
+    )
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument(
         "--overlap",
@@ -44,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     cut = cut_of(options)
     check_out(options.out)
-    ingredients = [parse(text, options.base) for text in options.files]
+    ingredients = ingredients_of(options.files, options.blocks, options.base)
     precision = precision_of(options, [one.adapter for one in ingredients])
     with Counter("merging") as counter:
         outcome = merge(
@@ -59,11 +70,35 @@ def run(options: argparse.Namespace) -> None:
     print(f"{notes}{outcome}\n{said(path)}")
 
 
-def parse(text: str, base: str | None = None) -> Ingredient:
-    """FILE[=WEIGHT[:SELF:CROSS]]; raises LoRA2Error, naming what is wrong."""
+def ingredients_of(
+    texts: Sequence[str], blocks: Sequence[str] = (), base: str | None = None
+) -> list[Ingredient]:
+    """FILE[=WEIGHT[:SELF:CROSS]] and FILE:BLOCKS; raises LoRA2Error, naming what is wrong."""
+    given = [_file_and_weights(text) for text in texts]
+    strengths: dict[Path, list[str]] = {}
+    for text in blocks:
+        name, _, entries = text.rpartition(":")
+        if Path(name) not in (Path(file) for file, _ in given):
+            raise LoRA2Error(
+                f"blocks has {text!r}; give FILE:BLOCKS, such as {given[0][0]}:down=0.5,up4=0, "
+                "with one of the files that are merged"
+            )
+        strengths.setdefault(Path(name), []).append(entries)
+    parsed = {file: parse_blocks(",".join(entries)) for file, entries in strengths.items()}
+    return [
+        Ingredient(
+            open_adapter(file, base=base_name(base)),
+            *weights,
+            blocks=parsed.get(Path(file), BlockStrengths()),
+        )
+        for file, weights in given
+    ]
+
+
+def _file_and_weights(text: str) -> tuple[str, list[float]]:
     name, equals, weights = text.rpartition("=")
-    if not equals or Path(text).exists():  # a name may hold =
-        return Ingredient(open_adapter(text, base=base_name(base)))
+    if not equals or os.path.exists(text):  # a name may hold =
+        return text, []
     try:
         numbers = [float(part) for part in weights.split(":")]
     except ValueError:
@@ -72,4 +107,4 @@ def parse(text: str, base: str | None = None) -> Ingredient:
         raise LoRA2Error(
             f"{text!r} cannot be read; give FILE, FILE=WEIGHT or FILE=WEIGHT:SELF:CROSS"
         )
-    return Ingredient(open_adapter(name, base=base_name(base)), *numbers)
+    return name, numbers

@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -22,11 +23,11 @@ class _Spoken(logging.Handler):
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Within the block, diffusers and transformers log errors alone and draw no bars, and what this
-    pack logs is said as a warning.
+    """Within the block, diffusers and transformers log errors alone, no library's warnings are
+    printed, and what this pack logs is said as a warning.
 
-    By their own settings. A user who has set DIFFUSERS_VERBOSITY or TRANSFORMERS_VERBOSITY hears
-    what was asked for.
+    A user who has set DIFFUSERS_VERBOSITY or TRANSFORMERS_VERBOSITY, or Python's warnings (-W,
+    PYTHONWARNINGS), hears what was asked for.
     """
     ours, spoken = logging.getLogger(_OURS), _Spoken(logging.WARNING)
     ours.addHandler(spoken)
@@ -34,6 +35,9 @@ def quiet() -> Iterator[None]:
         stack.callback(ours.removeHandler, spoken)
         for library in _LIBRARIES:
             stack.enter_context(_hushed(library))
+        stack.enter_context(warnings.catch_warnings())
+        if not sys.warnoptions:
+            warnings.showwarning = _pass_over
         yield
 
 
@@ -47,6 +51,10 @@ def without_bars() -> Iterator[None]:
                 settings.disable_progress_bar()
                 stack.callback(settings.enable_progress_bar)
         yield
+
+
+def _pass_over(*_, **__) -> None:
+    """In place of warnings.showwarning; a filter that makes errors of warnings still does."""
 
 
 @contextmanager

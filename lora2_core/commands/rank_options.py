@@ -1,6 +1,7 @@
 """Arguments that expand, merge and compress share."""
 
 import argparse
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -88,7 +89,7 @@ def check_out(out: Path) -> None:
     """Before the work, not after. Raises LoRA2Error for a name that cannot be written."""
     if out.suffix.lower() != SUFFIX:
         raise LoRA2Error(f"out is {out}; choose a name ending in {SUFFIX}")
-    if out.exists():
+    if os.path.lexists(out):
         raise LoRA2Error(f"{out} exists already and was not touched; choose another name")
 
 

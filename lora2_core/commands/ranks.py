@@ -34,9 +34,10 @@ def run(options: argparse.Namespace) -> None:
     )
     if options.out.suffix.lower() != ".json":
         raise LoRA2Error(f"out is {options.out}; choose a name ending in .json")
+    text = json.dumps(report, indent=1)
     try:
         with options.out.open("x", encoding="utf-8") as file:
-            json.dump(report, file, indent=1)
+            file.write(text)
     except FileExistsError:
         raise LoRA2Error(
             f"{options.out} exists already and was not touched; choose another name"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TextIO
 
-from ..signs import ERRORS, ERRORS_AND_BYTES
+from ..signs import ERRORS, ERRORS_AND_BYTES, fitting
 
 _CHOSEN = ("xmlcharrefreplace", "namereplace")  # a user's own way to lose nothing
 _UNHEARD = (errno.EPIPE, errno.EINVAL)  # the second is Windows' word for a pipe that is closed
@@ -32,7 +32,10 @@ class Guarded:
     def write(self, text: str) -> int:
         if self.failure is None:
             with self._noting():
-                self._stream.write(text)
+                try:
+                    self._stream.write(text)
+                except UnicodeError:  # of a stream whose errors cannot be set
+                    self._stream.write(fitting(text, "ascii"))
         return len(text)
 
     def flush(self) -> None:
@@ -116,11 +119,24 @@ def _readable(stream: TextIO | None) -> Iterator[TextIO]:
         return
     with suppress(OSError):  # it flushes, and whoever writes next will see why it cannot
         stream.reconfigure(errors=ERRORS_AND_BYTES if before == "surrogateescape" else ERRORS)
+    encoding = stream.encoding
+    with suppress(OSError):
+        if not _takes_errors(encoding):
+            stream.reconfigure(encoding="ascii", errors=ERRORS)
     try:
         yield stream
     finally:
         with suppress(OSError):
-            stream.reconfigure(errors=before)
+            stream.reconfigure(encoding=encoding, errors=before)
+
+
+def _takes_errors(encoding: str) -> bool:
+    """Whether a codec lets others replace what it lacks; that of host names, say, does not."""
+    try:
+        fitting("²", encoding)
+    except UnicodeError:
+        return False
+    return True
 
 
 @contextmanager

@@ -8,7 +8,8 @@ ratio. With one alpha everywhere, all loaders agree.
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -54,7 +55,7 @@ class Layout:
         for key in self.tensors:
             tensor = self._source[key].detach()
             if key in self._factors:
-                tensor = tensor.float() * self._factors[key]
+                tensor = tensor.double() * self._factors[key]  # rounded once, when it is stored
             stored = tensor.to("cpu", self._dtype(key)).contiguous()
             if not torch.isfinite(stored).all():
                 raise self._not_finite(key)
@@ -78,7 +79,7 @@ class Layout:
                 f"component {name} holds NaN or infinite values ({shown(key)}); train again with a "
                 "lower learning rate, or in bf16 or fp32"
             )
-        largest = float(tensor.detach().abs().max()) * abs(self._factors.get(key, 1.0))
+        largest = float(tensor.detach().double().abs().max()) * abs(self._factors.get(key, 1.0))
         way_out = "save in bf16 or fp32" if self._precision == "fp16" else "scale it down first"
         return LoRA2Error(
             f"component {name} has values up to {largest:.3g} ({shown(key)}), beyond the range of "
@@ -108,7 +109,7 @@ def _balanced(
     if not all(stored.down.endswith(".lora_down.weight") for stored in listed):
         return state, {}
     alphas = [alpha_value(state, s.alpha) if s.alpha else float(s.rank) for s in listed]
-    common = alphas[0] if len(set(alphas)) == 1 else 1.0
+    common = _common(alphas, {stored.rank for stored in listed})
     tensors, factors = dict(state), {}
     for stored, alpha in zip(listed, alphas, strict=True):
         tensors[f"{stored.name}.alpha"] = torch.tensor(common)
@@ -119,14 +120,35 @@ def _balanced(
     return tensors, factors
 
 
+def _common(alphas: Sequence[float], ranks: Collection[int]) -> float:
+    """The alpha of all components, which costs the fewest of them a rounding.
+
+    1 where ranks differ. Where they do not, as in an expanded adapter, an alpha that occurs: of
+    those that differ by powers of two, which the factors take over exactly, the most frequent kind,
+    and of it the smallest, so that no factor becomes smaller.
+    """
+    if len(set(alphas)) == 1:
+        return alphas[0]
+    if len(ranks) > 1:
+        return 1.0
+
+    def kind(alpha: float) -> float:
+        return abs(math.frexp(alpha)[0])
+
+    kinds = Counter(kind(alpha) for alpha in alphas if alpha)
+    # of several the one of the shortest number, which fp32 rather holds as it was meant
+    chosen = max(kinds, key=lambda one: (kinds[one], -one.as_integer_ratio()[0]))
+    return min(abs(alpha) for alpha in alphas if alpha and kind(alpha) == chosen)
+
+
 def _shifted(state: Mapping[str, Tensor], stored: Stored, factor: float) -> dict[str, float]:
     """Multipliers that keep a tiny factor out of fp16's subnormals, and a large one in its range.
 
     ΔW is a product, so that one factor may hand size to the other; a power of two does so exactly.
     Only pairs that would suffer are touched.
     """
-    down, up = state[stored.down].detach().float(), state[stored.up].detach().float() * factor
-    if _survives_fp16(down) and _survives_fp16(up):
+    down, up = state[stored.down].detach().float(), state[stored.up].detach().double() * factor
+    if survives_fp16(down) and survives_fp16(up):
         return {}
     largest = float(down.abs().max()), float(up.abs().max())
     if not all(0 < size < math.inf for size in largest):
@@ -135,5 +157,12 @@ def _shifted(state: Mapping[str, Tensor], stored: Stored, factor: float) -> dict
     return {stored.down: 2.0**shift, stored.up: factor * 2.0**-shift}
 
 
-def _survives_fp16(tensor: Tensor) -> bool:
-    return bool((tensor.half().float() - tensor).norm() <= _PLAIN_ROUNDING * tensor.norm())
+def survives_fp16(tensor: Tensor) -> bool:
+    """Whether a factor keeps its digits in fp16: none of weight is too small or too large."""
+    lost = _norm(tensor.half().float() - tensor)
+    return lost <= _PLAIN_ROUNDING * _norm(tensor)
+
+
+def _norm(tensor: Tensor) -> float:
+    """In fp64: squares of what fp32 holds may be beyond it."""
+    return float(torch.linalg.vector_norm(tensor, dtype=torch.float64))

@@ -6,6 +6,10 @@ import torch
 from torch import Tensor
 
 from ..errors import LoRA2Error
+from .decompose import decompose, shifted, singular
+
+_PLAIN = 30  # powers of two on either side of 1 that no square and no product carries out of fp32
+_FARTHEST = 120  # powers of two that one number of fp32 can stand for
 
 
 def product_svd(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -17,14 +21,59 @@ def product_svd(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     dtype = torch.promote_types(up.dtype, torch.float32)
     q_up, r_up = torch.linalg.qr(up.to(dtype))
     q_down, r_down = torch.linalg.qr(down.to(dtype).t())
-    u, sigma, vt = torch.linalg.svd(r_up @ r_down.t(), full_matrices=False)
+    u, sigma, vt = decompose(r_up @ r_down.t())
     return q_up @ u, sigma, vt @ q_down.t()
 
 
 def singular_values(up: Tensor, down: Tensor) -> Tensor:
-    """σ [k], falling, of up @ down; up: [m, r], down: [r, n], k = min(m, r, n)."""
+    """σ [k], falling, in fp64, of up @ down, whatever its size; up: [m, r], down: [r, n],
+    k = min(m, r, n).
+
+    Raises torch.linalg.LinAlgError if they cannot be found.
+    """
+    up, down, exponent = moderate(up, down)
     r_up, r_down = _triangles(up, down)
-    return torch.linalg.svdvals(r_up @ r_down.t())
+    return singular(r_up @ r_down.t()).double() * 2.0**exponent
+
+
+def rounding(up: Tensor, down: Tensor) -> float:
+    """How far arithmetic in fp32 may move the norm of up @ down, or of a part of it.
+
+    4ε Σ‖uᵢ‖‖dᵢ‖ over the columns of up and the rows of down, ε = 2⁻²³: the sizes that are added,
+    whatever they cancel to. Three bases of a thousand came to 1.8ε.
+    """
+    sizes = _lengths(up, 0) * _lengths(down, 1)
+    return 4 * torch.finfo(torch.float32).eps * float(sizes.sum())
+
+
+def moderate(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor, int]:
+    """(up', down', e) with up @ down = 2ᵉ · up' @ down', e even, and no row larger in one factor
+    than in the other; exact, by powers of two.
+
+    What follows is then the same in every bit, but that it neither overflows nor vanishes, and
+    that no row counts as rounding because another is written with a large up.
+    """
+    sizes = _lengths(up, 0), _lengths(down, 1)
+    there = (sizes[0] > 0) & (sizes[1] > 0)
+    ratio = torch.where(there, sizes[0], 1).log2() - torch.where(there, sizes[1], 1).log2()
+    moved = (ratio / 2).round().clamp(-_FARTHEST, _FARTHEST)
+    if moved.any():
+        powers = torch.exp2(moved).to(down.dtype)
+        up, down = up / powers, down * powers[:, None]
+    above, beyond = _far(up), _far(down)
+    return shifted(up, -above), shifted(down, -beyond), above + beyond
+
+
+def _lengths(factor: Tensor, dim: int) -> Tensor:
+    """Norms in fp64 of the columns (dim 0) or the rows (dim 1)."""
+    return torch.linalg.vector_norm(factor, dim=dim, dtype=torch.float64)
+
+
+def _far(factor: Tensor) -> int:
+    """The even power of two next to its largest number; 0 where that is near 1 anyway."""
+    largest = torch.linalg.vector_norm(factor, torch.inf)
+    exponent = int(torch.frexp(largest).exponent) if 0 < largest < torch.inf else 0
+    return 0 if abs(exponent) <= _PLAIN else exponent // 2 * 2
 
 
 def _triangles(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,10 +137,11 @@ def mixers(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     up: [m, r], down: [r, n]. Returns left [r, k], σ [k] falling, right [k, r], k = min(m, r, n):
     up @ left[:, :i] and right[:i] @ down are the balanced factors U√Σ and √ΣVᵀ of rank i. From the
     triangles R of two QRs: with R_up R_downᵀ = UΣVᵀ, left = R_downᵀV/√Σ and right = UᵀR_up/√Σ.
-    What is below the rounding of the product counts as 0: divided by √Σ it would be noise.
+    What is below the rounding of the product counts as 0: divided by √Σ it would be noise. Raises
+    torch.linalg.LinAlgError if there is no decomposition.
     """
     r_up, r_down = _triangles(up, down)
-    u, sigma, vt = torch.linalg.svd(r_up @ r_down.t(), full_matrices=False)
+    u, sigma, vt = decompose(r_up @ r_down.t())
     noise = 4 * torch.finfo(sigma.dtype).eps * r_up.norm() * r_down.norm()
     sigma = torch.where(sigma > noise, sigma, 0)
     inverse = torch.where(sigma > 0, sigma.rsqrt(), 0)

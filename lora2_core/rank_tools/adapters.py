@@ -15,6 +15,7 @@ from ..files.metadata import read_peft_note
 from ..files.module_names import Named, named
 from ..files.stored import Stored, seen, stored_components
 from ..signs import readable
+from .scaling import scaled
 from .split import Split, split
 
 
@@ -50,17 +51,13 @@ class Adapter:
     def factors(self, component: str) -> tuple[Tensor, Tensor]:
         """(up [m, r], down [r, n]) in fp32, the scale in up; n is in·k·k for a convolution.
 
-        Raises LoRA2Error, naming the component, for NaN and infinity.
+        Raises LoRA2Error, naming the component, for NaN and infinity, and for what is beyond fp32
+        however its factors share it (scaling.scaled).
         """
         stored = self.components[component]
         loaded = load_factors(self.state, stored, read_peft_note(self.metadata))
-        up = loaded.up.float().flatten(1) * loaded.scale
-        down = loaded.down.float().flatten(1)
-        if not (torch.isfinite(up).all() and torch.isfinite(down).all()):
-            raise LoRA2Error(
-                f"{component} of {self.name} holds NaN or infinity; save that LoRA again"
-            )
-        return up, down
+        up, down = loaded.up.flatten(1), loaded.down.flatten(1)
+        return scaled(up, down, loaded.scale, f"{component} of {self.name}")
 
 
 def open_adapter(
@@ -73,7 +70,7 @@ def open_adapter(
     """
     if not isinstance(source, Mapping):
         path = Path(source)
-        return _adapter(name or readable(path.name), LazyState(path), base)
+        return _adapter(readable(name or path.name), LazyState(path), base)
     return _adapter(name or "the adapter on the wire", source, base)
 
 
@@ -117,7 +114,8 @@ def factorised(
     for name, stored in adapter.components.items():
         narrow = adapter.state[stored.down].element_size() <= 2
         dtype = torch.float16 if narrow else torch.float32  # balanced factors fit well
-        kept[name] = split(*adapter.factors(name), how).mixed(dtype)
+        what = f"{name} of {adapter.name}"
+        kept[name] = split(*adapter.factors(name), how, what).mixed(dtype)
         if on_component is not None:
             on_component(len(kept), len(adapter.components))
     return replace(adapter, splits={**adapter.splits, how: kept})

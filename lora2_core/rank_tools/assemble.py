@@ -1,16 +1,19 @@
 """Cuts components, a few at a time, and puts what is left into a new adapter."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 
 import torch
 from torch import Tensor
 
+from ..errors import LoRA2Error
 from ..files.adapter_file import LoraState
+from ..files.layout import survives_fp16
 from ..files.size import overhead
 from ..files.stored import Stored
 from .cut import Cut
+from .metadata import Described
 from .outcome import Outcome, Row, put
 from .parallel import in_order
 from .split import Split, split
@@ -19,28 +22,29 @@ from .split import Split, split
 @dataclass(frozen=True)
 class Part:
     """A component before the cut. stored: names and shape for the result. rank: its rows. load: its
-    (up [m, r], down [r, n]) in fp32, read anew each time. split: its directions, if they are known
-    already."""
+    (up [m, r], down [r, n]) in fp32, read anew each time. what: it and whose it is, for a message.
+    split: its directions, if they are known already."""
 
     name: str
     stored: Stored
     rank: int
     load: Callable[[], tuple[Tensor, Tensor]]
+    what: str
     split: Split | None = None
 
     def directions(self, how: str) -> Split:
-        return self.split or split(*self.load(), how)
+        return self.split or split(*self.load(), how, self.what)
 
 
 def assemble(
     parts: Sequence[Part],
     cut: Cut,
-    metadata: Mapping[str, str],
+    described: Described,
     dtype: torch.dtype,
     saved_as: torch.dtype,
     on_component: Callable[[int, int], None] | None = None,
 ) -> Outcome:
-    """The new adapter, its factors in `dtype`; a budget counts in `saved_as`.
+    """The new adapter, its factors in `dtype` where that holds them; a budget counts in `saved_as`.
 
     For a budget every component is factorised twice: once to learn where the energy is, once to
     cut. Keeping all factors would take the memory of the whole.
@@ -65,19 +69,19 @@ def assemble(
             part.name: (part.stored.shape, len(found))
             for part, found in zip(parts, energies, strict=True)
         }
-        ranks = cut.ranks_of(energies, costs, overhead(highest, metadata))
+        ranks = cut.ranks_of(energies, costs, overhead(highest, described.metadata))
 
     def work(one: tuple[Part, int | None]) -> tuple[float, float, Tensor, Tensor]:
         whole, share, (up, down) = _kept(one[0], cut, one[1])
-        return whole, share, up.to(dtype), down.to(dtype)
+        return whole, share, *_narrowed(up, down, dtype, one[0].what)
 
-    state, rows = LoraState(None, metadata), []
+    state, rows = LoraState(None, described.metadata), []
     given = zip(parts, ranks or [None] * len(parts), strict=True)
     for part, (whole, share, up, down) in zip(parts, in_order(work, given), strict=True):
         put(state, part.name, part.stored, up, down)
         rows.append(Row(part.name, part.rank, down.shape[0], whole, share))
         tick()
-    return Outcome(state, rows)
+    return Outcome(state, rows, described.left_out)
 
 
 def _kept(part: Part, cut: Cut, rank: int | None) -> tuple[float, float, tuple[Tensor, Tensor]]:
@@ -86,13 +90,26 @@ def _kept(part: Part, cut: Cut, rank: int | None) -> tuple[float, float, tuple[T
         up, down = part.load()
         if part.rank <= min(up.shape[0], down.shape[1]):
             return 1.0, 1.0, (up, down)
-        found = split(up, down, "svd")  # more rows than dimensions say nothing more
+        found = split(up, down, "svd", part.what)  # more rows than dimensions say nothing more
     else:
         found = part.directions(cut.how)
-    rank = cut.rank_of(found.energies) if rank is None else rank
+    rank = cut.rank_of(found.energies, found.noise) if rank is None else rank
     whole = float(found.energies.sum())
     share = float(found.energies[:rank].sum()) / whole if whole > 0 else 1.0
     return whole, share, found.kept(rank)
+
+
+def _narrowed(up: Tensor, down: Tensor, dtype: torch.dtype, what: str) -> tuple[Tensor, Tensor]:
+    """In `dtype`, but in fp32 where fp16 would lose numbers that its writing can still save, by
+    sharing sizes (layout). Raises LoRA2Error for what fp32 does not hold.
+    """
+    if not (torch.isfinite(up).all() and torch.isfinite(down).all()):
+        raise LoRA2Error(
+            f"the factors of {what} come out beyond the range of fp32; give it a smaller weight"
+        )
+    if dtype == torch.float16 and not (survives_fp16(up) and survives_fp16(down)):
+        return up, down
+    return up.to(dtype), down.to(dtype)
 
 
 def _width(stored: Stored) -> int:

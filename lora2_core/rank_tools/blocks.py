@@ -27,6 +27,13 @@ class BlockStrengths:
         whole = self.entries.get((side, None), 1.0)
         return self.entries.get((side, int(match[2])), whole)
 
+    def __str__(self) -> str:
+        """As parse_blocks reads it."""
+        return ", ".join(
+            f"{side}{'' if number is None else number}={strength:.12g}"
+            for (side, number), strength in self.entries.items()
+        )
+
 
 def parse_blocks(text: str) -> BlockStrengths:
     """`down=0.5, up4=0, middle=1`: sides, or blocks of a side by their number in the checkpoint.

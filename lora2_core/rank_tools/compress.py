@@ -31,6 +31,7 @@ def compress(
             stored,
             stored.rank,
             lambda name=name: adapter.factors(name),
+            f"{name} of {adapter.name}",
             adapter.known(name, cut.how),
         )
         for name, stored in adapter.components.items()

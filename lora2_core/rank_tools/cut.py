@@ -4,18 +4,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ..errors import LoRA2Error
 from ..layers.low_rank import budget_ranks, even_ranks
 
 HOW = ("svd", "prefix")
+_ROUNDING = 4 * torch.finfo(torch.float32).eps  # in which factors are computed
 
 
 @dataclass(frozen=True)
 class Cut:
-    """At most one of: rank, a cap for every component; energy, a share of each component's Σσ²;
-    megabytes (10⁶ bytes), of the whole file.
+    """At most one of: rank, a cap for every component; energy, a share of each component's Σσ²
+    (share_rank); megabytes (10⁶ bytes), of the whole file.
 
     how: `svd` keeps the best directions, `prefix` the first rows, which is LoRA²'s own truncation.
     Raises LoRA2Error, naming the value.
@@ -49,13 +51,15 @@ class Cut:
         """Whether the rank of one component depends on the others."""
         return self.megabytes is not None
 
-    def rank_of(self, energies: Tensor) -> int:
-        """Of one component; energies [k]: of its directions, in the order of their keeping."""
+    def rank_of(self, energies: Tensor, noise: float = 0.0) -> int:
+        """Of one component; energies [k]: of its directions, in the order of their keeping.
+
+        noise: as in share_rank.
+        """
         if self.rank is not None:
             return min(self.rank, len(energies))
         if self.energy is not None:
-            reached = energies.cumsum(0)
-            return int((reached >= self.energy * reached[-1]).int().argmax()) + 1
+            return share_rank(energies, self.energy, noise)
         return len(energies)
 
     def ranks_of(
@@ -74,3 +78,18 @@ class Cut:
         if self.how == "prefix":  # of which nothing but the order is known
             return even_ranks([len(found) for found in energies], costs, budget)
         return budget_ranks([found.sqrt() for found in energies], costs, budget)
+
+
+def share_rank(energies: Tensor, share: float, noise: float = 0.0) -> int:
+    """The smallest k ≥ 1 of which the directions hold that share of the energy, but for rounding.
+
+    energies: [k], fp64, in the order of their keeping. What is left out may have the norm
+    √((1 − share)·Σ) and a tolerance: 4ε√Σ, or the noise where that is more (low_rank.rounding),
+    with ε = 2⁻²³, since singular values are found in fp32. Relative to the sum that is at most
+    8ε√r ≈ 10⁻⁶√r for r rows that do not cancel, and √(1 − share) of it for a high share.
+    """
+    tails = energies.flip(0).cumsum(0).flip(0)
+    whole = max(float(tails[0]), 0.0)
+    left = torch.cat([tails[1:], tails.new_zeros(1)])
+    allowed = math.sqrt((1 - share) * whole) + max(noise, _ROUNDING * math.sqrt(whole))
+    return int((left <= allowed**2).int().argmax()) + 1

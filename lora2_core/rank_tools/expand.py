@@ -19,13 +19,13 @@ class Expanded(Mapping[str, Tensor]):
     """The adapter with every component padded by zeros to one rank; computed when asked for.
 
     Stored rows are bit-equal; alpha grows with the rank, so that ΔW stays. metadata: of the new
-    file. rows: rank before and after. retained: all of the energy.
+    file. left_out: as an Outcome's. rows: rank before and after. retained: all of the energy.
     """
 
     retained = 1.0
 
     def __init__(self, adapter: Adapter, rank: int):
-        self.metadata = of_expanded(adapter)
+        self.metadata, self.left_out = of_expanded(adapter)
         self.rows = [
             Row(name, stored.rank, rank, 1.0, 1.0) for name, stored in adapter.components.items()
         ]
@@ -49,10 +49,22 @@ class Expanded(Mapping[str, Tensor]):
         if role == "up":
             columns = factors.up.new_zeros(factors.up.shape[0], missing, *factors.up.shape[2:])
             up = torch.cat([factors.up, columns], 1)
-            return up if name.startswith(KOHYA) else up * factors.scale
+            if name.startswith(KOHYA) or factors.scale == 1:
+                return up
+            # in fp32, so that it is rounded when it is stored and not before
+            return self._finite(name, up.float() * factors.scale)
         # without an alpha the scale is 1
         alpha = factors.rank if factors.alpha is None else factors.alpha
-        return torch.tensor(alpha * self._rank / factors.rank, dtype=torch.float32)
+        alpha = torch.tensor(alpha * self._rank / factors.rank, dtype=torch.float32)
+        return self._finite(name, alpha)
+
+    def _finite(self, name: str, tensor: Tensor) -> Tensor:
+        if not torch.isfinite(tensor).all():
+            raise LoRA2Error(
+                f"{name} of {self._adapter.name} holds NaN or infinity, or its alpha is so large "
+                "that it passes the range of fp32; save that LoRA again"
+            )
+        return tensor
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._keys)

@@ -16,15 +16,16 @@ from .blocks import BlockStrengths
 from .cut import Cut
 from .metadata import of_merged
 from .outcome import Outcome
+from .scaling import scaled
 
 
 @dataclass(frozen=True)
 class Ingredient:
     """An adapter and how much of it goes in.
 
-    weight: of all of it. self_attention, cross_attention: further factors of those projections.
-    blocks: a further factor for each block of the UNet. Raises LoRA2Error for a weight that is
-    negative, NaN or infinite.
+    weight: of all of it; below 0 what it does is taken away. self_attention, cross_attention:
+    further factors of those projections. blocks: a further factor for each block of the UNet.
+    Raises LoRA2Error for a weight that is NaN or infinite.
     """
 
     adapter: Adapter
@@ -36,15 +37,28 @@ class Ingredient:
     def __post_init__(self):
         for name in ("weight", "self_attention", "cross_attention"):
             value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise LoRA2Error(
-                    f"{name} of {self.adapter.name} is {value}; give a number of 0 or more"
-                )
+            if not math.isfinite(value):
+                raise LoRA2Error(f"{name} of {self.adapter.name} is {value}; give a finite number")
 
     def weight_of(self, component: str) -> float:
         factors = {"self": self.self_attention, "cross": self.cross_attention}
         factor = factors.get(attention_kind(component) or "", 1.0) * self.blocks.of(component)
         return self.weight * factor
+
+    def adds(self, component: str) -> bool:
+        """Whether it has the component, with a weight that is not 0."""
+        return component in self.adapter.components and self.weight_of(component) != 0
+
+    def __str__(self) -> str:
+        text = f"{self.adapter.name} × {self.weight:g}"
+        shares = {"self-attention": self.self_attention, "cross-attention": self.cross_attention}
+        more = [f"{name} {share:g}" for name, share in shares.items() if share != 1]
+        more += [str(self.blocks)] if self.blocks.entries else []
+        return f"{text} ({', '.join(more)})" if more else text
+
+
+class NothingLeft(LoRA2Error):
+    """Every weight of a merge is 0."""
 
 
 def merge(
@@ -58,14 +72,16 @@ def merge(
 ) -> Outcome:
     """ΔW = Σ wᵢ ΔWᵢ: the factors are stacked, which is exact, and then cut.
 
-    A component that only some have is kept as it is there. overlap: keep only what all have in
-    the same shape, which is what adapters of different base models can share. dtype, saved_as,
-    on_component: as in compress. Raises LoRA2Error
-    for an empty list, different base models, and shapes of one component that differ.
+    A component that only some have is kept as it is there. One whose weights are all 0 is left
+    out, and so is an adapter of which nothing goes in, as if it were not given. overlap: keep only
+    what all have in the same shape, which is what adapters of different base models can share.
+    dtype, saved_as, on_component: as in compress. Raises LoRA2Error for an empty list, different
+    base models, and shapes of one component that differ, and NothingLeft if all weights are 0.
     """
     if not ingredients:
         raise LoRA2Error("there is nothing to merge; give at least one adapter")
     cut = cut or Cut()
+    ingredients = _contributing(ingredients)
     adapters = together([ingredient.adapter for ingredient in ingredients])
     ingredients = [
         replace(one, adapter=adapter) for one, adapter in zip(ingredients, adapters, strict=True)
@@ -78,12 +94,29 @@ def merge(
             raise LoRA2Error(f"{listed} have no component in common; merge adapters of one model")
     else:
         _check_architectures(adapters)
+    names = [name for name in names if any(one.adds(name) for one in ingredients)]
+    if not names:
+        raise _nothing(ingredients)
     parts = [_part(name, ingredients, cut.how) for name in names]
     return assemble(parts, cut, of_merged(ingredients), dtype, saved_as or dtype, on_component)
 
 
+def _contributing(ingredients: Sequence[Ingredient]) -> list[Ingredient]:
+    found = [one for one in ingredients if any(map(one.adds, one.adapter.components))]
+    if not found:
+        raise _nothing(ingredients)
+    return found
+
+
+def _nothing(ingredients: Sequence[Ingredient]) -> NothingLeft:
+    listed = ", ".join(map(str, ingredients))
+    return NothingLeft(
+        f"nothing is left to merge: every weight is 0 ({listed}); give one that is not"
+    )
+
+
 def _part(name: str, ingredients: Sequence[Ingredient], how: str) -> Part:
-    having = [one for one in ingredients if name in one.adapter.components]
+    having = [one for one in ingredients if one.adds(name)]
     first = having[0].adapter.components[name]
     for other in having[1:]:
         found = other.adapter.components[name].shape
@@ -95,9 +128,8 @@ def _part(name: str, ingredients: Sequence[Ingredient], how: str) -> Part:
             )
 
     def load() -> tuple[Tensor, Tensor]:
-        loaded = [one.adapter.factors(name) for one in having]
-        weights = [one.weight_of(name) for one in having]
-        up = torch.cat([w * up for w, (up, _) in zip(weights, loaded, strict=True)], 1)
+        loaded = [_weighted(one, name) for one in having]
+        up = torch.cat([up for up, _ in loaded], 1)
         down = torch.cat([down for _, down in loaded])
         if how == "prefix":
             order = _in_turns([down.shape[0] for _, down in loaded])
@@ -109,7 +141,14 @@ def _part(name: str, ingredients: Sequence[Ingredient], how: str) -> Part:
         known = having[0].adapter.known(name, how)
         known = known and known.weighted(having[0].weight_of(name))
     rank = sum(one.adapter.components[name].rank for one in having)
-    return Part(name, first, rank, load, known)
+    what = f"{name} of {', '.join(one.adapter.name for one in having)}"
+    return Part(name, first, rank, load, what, known)
+
+
+def _weighted(one: Ingredient, name: str) -> tuple[Tensor, Tensor]:
+    """Its factors of that component, the weight in up."""
+    what = f"{name} of {one.adapter.name}"
+    return scaled(*one.adapter.factors(name), one.weight_of(name), what)
 
 
 def _in_turns(ranks: Sequence[int]) -> list[int]:

@@ -1,5 +1,6 @@
 """What a rank tool made, and what it cost."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,10 +25,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Outcome:
-    """state: the new adapter. rows: one a component, in the file's order."""
+    """state: the new adapter. rows: one a component, in the file's order. left_out: what of the
+    inputs' metadata was too large to be carried, in words."""
 
     state: LoraState
     rows: list[Row]
+    left_out: tuple[str, ...] = ()
 
     @property
     def retained(self) -> float:
@@ -57,8 +60,13 @@ class Outcome:
         after = sum(row.after for row in self.rows) / len(self.rows)
         return (
             f"{len(self.rows)} components, mean rank {before:.1f} → {after:.1f}, "
-            f"{100 * self.retained:.2f} % of the energy kept"
+            f"{100 * self.retained:.2f} % of the energy kept{noted(self.left_out)}"
         )
+
+
+def noted(left_out: Sequence[str]) -> str:
+    """A line on what of the metadata is not in the new file; "" if all of it is."""
+    return f"\nnote: too large to be carried, left out: {', '.join(left_out)}" if left_out else ""
 
 
 def put(state: LoraState, name: str, stored: Stored, up: Tensor, down: Tensor) -> None:

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from threading import Lock
 
 from ..files.adapter_file import alphas
-from ..layers.low_rank import energy_rank, singular_values
+from ..layers.low_rank import rounding, singular_values
 from .adapters import Adapter
+from .cut import share_rank
 from .parallel import in_order
+from .split import decomposing
 
 _SHARES = {"rank90": 0.9, "rank99": 0.99}
 
@@ -14,7 +16,8 @@ _SHARES = {"rank90": 0.9, "rank99": 0.99}
 @dataclass(frozen=True)
 class Spectrum:
     """sigma: falling, of ΔW at strength 1. size: ‖ΔW‖. rank90, rank99: the smallest rank that
-    holds that share of the energy Σσ². alpha: of the file, or None where it has none."""
+    holds that share of the energy Σσ² (cut.share_rank). alpha: of the file, or None where it has
+    none."""
 
     sigma: tuple[float, ...]
     alpha: float | None
@@ -37,9 +40,12 @@ class Spectra:
         """Of the component of that name; raises KeyError if there is none."""
         canonical = self._canonical[name]
         if name not in self._known:
-            sigma = singular_values(*self._adapter.factors(canonical))
-            ranks = {key: energy_rank(sigma, share) for key, share in _SHARES.items()}
-            size = float(sigma.double().square().sum().sqrt())
+            factors = self._adapter.factors(canonical)
+            with decomposing(f"{canonical} of {self._adapter.name}"):
+                sigma = singular_values(*factors)
+            energies, noise = sigma.square(), rounding(*factors)
+            ranks = {key: share_rank(energies, share, noise) for key, share in _SHARES.items()}
+            size = float(energies.sum().sqrt())
             stored = self._adapter.components[canonical]
             alpha = alphas(self._adapter.state, [stored])[stored.name]
             self._known[name] = Spectrum(tuple(sigma.tolist()), alpha, size, **ranks)

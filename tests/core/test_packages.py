@@ -1,5 +1,6 @@
 """What works where a package of requirements.txt is not installed, and what is said where not."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -30,6 +31,24 @@ def test_what_the_nodes_take_of_the_core_needs_neither_diffusers_nor_transformer
     assert len(taken) > 20
     found = without(["diffusers", "transformers"], f"import {', '.join(sorted(taken))}")
     assert (found.returncode, found.stderr) == (0, "")
+
+
+def test_what_is_imported_is_named_in_requirements_and_in_the_project():
+    given = {"PIL": "pillow"}
+    optional = {"bitsandbytes", "prodigyopt"}
+    imported = set()
+    for path in (ROOT / "lora2_core").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                imported.add(node.module.partition(".")[0])
+    needed = {given.get(name, name) for name in imported - sys.stdlib_module_names - optional}
+    required = (ROOT / "requirements.txt").read_text().split()
+    assert {re.split("[><=]", line)[0] for line in required} == needed
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    listed = re.search(r"^dependencies = \[(.*)\]$", project, re.MULTILINE)[1]
+    assert re.findall(r'"(.*?)"', listed) == required
 
 
 def test_a_schedule_needs_no_diffusers():

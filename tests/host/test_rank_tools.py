@@ -67,6 +67,22 @@ def test_merge_then_save_and_what_the_file_says(host, two):
     assert "retained" in str(run.outputs[preview.id])
 
 
+def test_a_pick_below_0_of_some_blocks_takes_away_what_it_does(host, two):
+    graph = Graph()
+    lora = merged(
+        graph, pick(graph, two[0]), pick(graph, two[0], -1.0, blocks="up=0"),
+        pick(graph, two[1], 0.0),
+    )  # fmt: skip
+    saved = graphs.save(graph, lora, "merged/less", precision="fp32")
+    run = host.run(graph)
+    state = adapter_file.read(graphs.saved_file(host, run, saved))
+    assert state.metadata["modelspec.merged_from"] == f"{two[0]} × 1, {two[0]} × -1"
+    source = components(adapter_file.read(host.base / "models" / "loras" / two[0]))
+    for name, factors in components(state).items():
+        expected = source[name].delta() * ("output_blocks" in name)
+        assert torch.allclose(factors.delta(), expected, atol=1e-6)
+
+
 def test_compress_a_file_to_megabytes(host, two):
     graph = Graph()
     lora = graph.node(
@@ -196,6 +212,13 @@ def test_bad_input_is_named(host, two):
     lora = graph.node("LoRA2ExpandRanks", rank=0, **{"loras.lora_0": pick(graph, two[0], 0.5)[0]})
     graphs.save(graph, lora, "never")
     refused(host, graph, "LoRA² Merge")
+    for settings, word in (
+        ({"weight": 0.0}, "every weight is 0"),
+        ({"blocks": "left=2"}, "left=2"),
+    ):
+        graph = Graph()
+        graphs.save(graph, merged(graph, pick(graph, two[0], **settings)), "never")
+        refused(host, graph, word)
     graph = Graph()
     model, clip, _ = checkpoints.load(host, graph, "small_koala")
     node = graph.node(

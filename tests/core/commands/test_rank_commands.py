@@ -1,5 +1,7 @@
 """expand, merge and compress, as a user calls them."""
 
+import json
+
 import pytest
 import torch
 from peers import error
@@ -38,6 +40,18 @@ def test_merge(files, capsys):
         assert error(delta, 0.8 * one[name] + 0.5 * 2 * two[name]) < 1e-5
 
 
+def test_a_negative_weight_and_blocks_of_one_file(files):
+    out = files / "sum.safetensors"
+    a, b = files / "a.safetensors", files / "b.safetensors"
+    given = [f"{a}=-0.5", f"{b}=2", "--blocks", f"{b}:down=0.5", "--precision", "fp32"]
+    assert main(["merge", *given, "-o", str(out)]) == 0
+    one, two = deltas(a), deltas(b)
+    for name, delta in deltas(out).items():
+        assert error(delta, two[name] - 0.5 * one[name]) < 1e-5
+    listed = json.loads(read(out).metadata["lora2"])["merged_from"]
+    assert [(x["weight"], x.get("blocks")) for x in listed] == [(-0.5, None), (2.0, "down=0.5")]
+
+
 def test_compress_and_its_precision(files, capsys):
     out = files / "small.safetensors"
     assert main(["compress", str(files / "a.safetensors"), str(out), "--rank", "2"]) == 0
@@ -58,7 +72,18 @@ def test_expand(files):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["merge", "a.safetensors=-1", "-o", "x.safetensors"], "weight of a.safetensors is -1"),
+        (["merge", "a.safetensors=0", "-o", "x.safetensors"], "every weight is 0"),
+        (["merge", "a.safetensors=-inf", "-o", "x.safetensors"], "is -inf"),
+        (["merge", "a" * 400, "-o", "x.safetensors"], "aaa"),
+        (["merge", "a.safetensors", "--blocks", "down=0", "-o", "x.safetensors"], "FILE:BLOCKS"),
+        (
+            ["merge", "a.safetensors", "--blocks", "b.safetensors:up=1", "-o", "x.safetensors"],
+            "one of the files that are merged",
+        ),
+        (
+            ["merge", "a.safetensors", "--blocks", "a.safetensors:left=1", "-o", "x.safetensors"],
+            "blocks has 'left=1'",
+        ),
         (["merge", "a.safetensors=nan", "-o", "x.safetensors"], "is nan"),
         (["merge", "a.safetensors=1:2", "-o", "x.safetensors"], "FILE=WEIGHT:SELF:CROSS"),
         (["merge", "a.safetensors=", "-o", "x.safetensors"], "FILE=WEIGHT:SELF:CROSS"),
