@@ -1,7 +1,7 @@
 """A finished adapter, its components under names that all adapters share."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ..errors import LoRA2Error
 from ..files.adapter_file import load_factors
+from ..files.alphas import settings_of
+from ..files.layer_shapes import layer_shape
 from ..files.lazy import LazyState
-from ..files.metadata import read_peft_note
 from ..files.module_names import Named, named
 from ..files.stored import Stored, seen, stored_components
 from ..signs import readable
@@ -53,7 +54,7 @@ class Adapter:
         Raises LoRA2Error, naming the component, for NaN and infinity.
         """
         stored = self.components[component]
-        loaded = load_factors(self.state, stored, read_peft_note(self.metadata))
+        loaded = load_factors(self.state, stored, settings_of(self.state))
         up = loaded.up.float().flatten(1) * loaded.scale
         down = loaded.down.float().flatten(1)
         if not (torch.isfinite(up).all() and torch.isfinite(down).all()):
@@ -97,7 +98,9 @@ def _renamed(adapter: Adapter, shared: Named, at: int) -> Adapter:
     new = {old: names[stored.name] for old, stored in adapter.components.items()}
     return replace(
         adapter,
-        components={new[old]: stored for old, stored in adapter.components.items()},
+        components=_shaped(
+            ((new[old], stored) for old, stored in adapter.components.items()), shared.families
+        ),
         assumed=shared.assumed and adapter.assumed,
         splits={
             how: {new[old]: found for old, found in kept.items()}
@@ -129,5 +132,13 @@ def _adapter(name: str, state: Mapping[str, Tensor], base: str | None) -> Adapte
         found = named([{stored.name: stored.shape for stored in listed}], base)
     except LoRA2Error as error:
         raise LoRA2Error(f"{name}: {error}") from error
-    components = {found.names[0][stored.name]: stored for stored in listed}
+    components = _shaped(((found.names[0][one.name], one) for one in listed), found.families)
     return Adapter(name, state, components, found.families, found.assumed)
+
+
+def _shaped(pairs: Iterable[tuple[str, Stored]], families: frozenset[str]) -> dict[str, Stored]:
+    """Canonical name → component, its shape that of the layer where it is known."""
+    return {
+        name: stored._replace(shape=layer_shape(name, stored.shape, families))
+        for name, stored in pairs
+    }

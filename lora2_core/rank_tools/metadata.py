@@ -4,7 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 
-from ..files.metadata import NOTE, NOTE_VERSION, PEFT_NOTE, read_rank_note, with_trigger_words
+from ..files.header import PEFT_NOTE
+from ..files.metadata import NOTE, NOTE_VERSION, read_rank_note, with_trigger_words
 from .adapters import Adapter
 
 _LONGEST = 100_000  # characters of a stranger's value that are carried on
