@@ -14,6 +14,7 @@ _LAYER = re.compile(
     r"lora_unet_(?:(?:input|output)_blocks_\d+_\d+|middle_block_\d+)_(?P<layer>\w+)"
     r"|lora_unet_(?P<outside>input_blocks_0_0|out_2)"
 )
+_OUTSIDE_MATRICES = ("lora_te", "lora_unet_time_embed_", "lora_unet_label_emb_")
 _SQUARE = frozenset(("in_layers_2", "out_layers_3", "op", "conv"))  # 3×3 in every UNet
 _PROJECTIONS = frozenset(("proj_in", "proj_out"))
 _MATRICES = re.compile(r"transformer_blocks_\d+_\w+|emb_layers_1")
@@ -51,7 +52,7 @@ def shared_shape(shapes: Iterable[Shape]) -> Shape | None:
 
 def _kernel(name: str, families: Collection[str]) -> int | None:
     """Its width, 0 of a matrix, None if nothing tells."""
-    if name.startswith("lora_te"):
+    if name.startswith(_OUTSIDE_MATRICES):
         return 0
     match = _LAYER.fullmatch(name)
     if match is None:
