@@ -84,9 +84,13 @@ def place(name: str) -> Place:
 
 def order(found: Place) -> tuple:
     """Sorts places in forward order: text encoders, down, middle, up, others by their numbers."""
+    return *_row(found), _column(found)
+
+
+def _row(found: Place) -> tuple:
     parts = re.split(r"(\d+)", found.row)
     parts[1::2] = [int(number) for number in parts[1::2]]
-    return SECTIONS.index(found.section), parts, _column(found)
+    return SECTIONS.index(found.section), parts
 
 
 def _column(found: Place) -> tuple[int, str]:
@@ -96,7 +100,10 @@ def _column(found: Place) -> tuple[int, str]:
 
 def outline(places: Iterable[Place]) -> dict:
     """{"rows": [{row, section, block}…], "columns": […]} of those that occur, in forward order."""
-    found = sorted(set(places), key=order)
-    rows = {one.row: {"row": one.row, "section": one.section, "block": one.block} for one in found}
-    columns = {one.column: _column(one) for one in found}
-    return {"rows": list(rows.values()), "columns": sorted(columns, key=columns.get)}
+    found = list(places)
+    rows = sorted({one.row: one for one in found}.values(), key=_row)
+    columns = sorted({one.column: one for one in found}.values(), key=_column)
+    return {
+        "rows": [{"row": one.row, "section": one.section, "block": one.block} for one in rows],
+        "columns": [one.column for one in columns],
+    }
