@@ -6,7 +6,8 @@ from pathlib import Path
 from ..files import writing
 from ..files.module_names import base_name
 from ..rank_tools import expand, open_adapter
-from .rank_options import add_base, add_precision, assumptions, check_out, precision_of, said
+from ..rank_tools.adapters import assumptions
+from .rank_options import add_base, add_precision, check_out, precision_of, said
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -93,6 +93,20 @@ def together(adapters: Sequence[Adapter], base: str | None = None) -> list[Adapt
     return [_renamed(one, shared, at) for at, one in enumerate(adapters)]
 
 
+def assumptions(adapters: Iterable[Adapter]) -> str:
+    """What was taken for granted of them, a line each, "" if nothing was; of several that go
+    together, give `together`'s."""
+    return "".join(f"{assumed_of(one.name)}\n" for one in adapters if one.assumed)
+
+
+def assumed_of(name: str) -> str:
+    """That the blocks of this adapter, or of these, were read as SDXL's for want of a sign."""
+    return (
+        f"note: nothing in {name} tells which base model it is for; its blocks were read as SDXL's "
+        "(the command line's --base says otherwise)"
+    )
+
+
 def _renamed(adapter: Adapter, shared: Named, at: int) -> Adapter:
     names = shared.names[at]
     new = {old: names[stored.name] for old, stored in adapter.components.items()}
