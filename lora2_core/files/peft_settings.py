@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cached_property, lru_cache
 
 from ..errors import LoRA2Error
@@ -112,8 +113,8 @@ class PeftSettings:
         if own is None:
             return None
         self._check(own)
-        noted = self._patterns[part, "rank_pattern"].of(module, own.get("r"))
-        if noted is not None and noted != rank:
+        noted = self._rank(part, module)
+        if noted not in (None, rank):
             raise ValueError(f"its settings are for rank {shown(noted)}, but it has rank {rank}")
         alpha = self._patterns[part, "alpha_pattern"].of(module, own.get("lora_alpha"))
         if alpha is None:
@@ -121,6 +122,12 @@ class PeftSettings:
         if type(alpha) not in (int, float) or not abs(alpha) < 1e30:  # also false for NaN
             raise ValueError(f"lora_alpha in its settings is {shown(alpha)}")
         return float(alpha) * math.sqrt(rank) if own.get("use_rslora") else float(alpha)
+
+    def _rank(self, part: str, module: str) -> object:
+        """What the settings say; None where they do not, since the factors themselves do."""
+        with suppress(ValueError):
+            return self._patterns[part, "rank_pattern"].of(module, self._parts[part].get("r"))
+        return None
 
     def _check(self, own: Mapping[str, object]) -> None:
         if own.get("use_rslora") not in (None, False, True):

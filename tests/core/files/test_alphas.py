@@ -153,6 +153,7 @@ SETTINGS = {
     "the first, anchored": {"lora_alpha": 16, "alpha_pattern": {f"^{Q}": 3, "to_q": 2}},
     "another layer's": {"lora_alpha": 16, "alpha_pattern": {"to_k": 2, "proj_in": 8}},
     "stabilised pattern": {"lora_alpha": 1, "use_rslora": True, "alpha_pattern": {"to_q": 8}},
+    "ranks by an expression": {"lora_alpha": 16, "rank_pattern": {"to_[qk]": 4}},
     "an expression behind": {"lora_alpha": 16, "alpha_pattern": {"to_q": 2, "(x+)+y": 3}},
 }
 
@@ -190,7 +191,6 @@ UNTOLD = {
     "an expression": ({"lora_alpha": 16, "alpha_pattern": {".*attn1.*": 2}}, r"attn1.*names"),
     "that would run for ever": ({"lora_alpha": 1, "alpha_pattern": {"(x+)+y": 2}}, r"\(x\+\)"),
     "two dots": ({"lora_alpha": 16, "alpha_pattern": {"attn..to_q": 2}}, "attn..to_q"),
-    "ranks by an expression": ({"lora_alpha": 16, "rank_pattern": {"to_[qk]": 4}}, "to_.qk"),
     "another rank": ({"lora_alpha": 16, "r": 8}, "for rank 8, but it has rank 4"),
     "another rank by a pattern": ({"lora_alpha": 16, "rank_pattern": {"to_q": 2}}, "for rank 2"),
     "none": ({"r": 4}, "no lora_alpha"),
