@@ -25,9 +25,10 @@ def layer_shape(name: str, shape: Shape, families: Collection[str]) -> Shape:
 
     families: base models that it can belong to, empty if unknown.
     """
+    if (len(shape) == 2 and "_transformer_blocks_" in name) or not set(shape[2:]) <= {1}:
+        return shape
     found = _kernel(name, families)
-    flat = set(shape[2:]) <= {1}
-    if found is None or not flat:
+    if found is None:
         return shape
     if found == 0:
         return shape[:2]

@@ -45,3 +45,10 @@ def settings_beside(path: Path, keys: Iterable[str]) -> str | None:
             "that the alpha is unknown; copy it anew, or move it away if it is not of this LoRA"
         )
     return text
+
+
+def stamp(path: Path) -> str:
+    """What changes when the file or the settings beside it do."""
+    found = (path, path.with_name(CONFIG))
+    status = [one.stat() for one in found if isfile(one)]
+    return ", ".join(f"{one.st_mtime_ns} {one.st_size}" for one in status)

@@ -51,10 +51,14 @@ class Adapter:
     def factors(self, component: str) -> tuple[Tensor, Tensor]:
         """(up [m, r], down [r, n]) in fp32, the scale in up; n is in·k·k for a convolution.
 
-        Raises LoRA2Error, naming the component, for NaN and infinity.
+        Raises LoRA2Error, naming the component, for NaN and infinity, and for an alpha that cannot
+        be told.
         """
         stored = self.components[component]
-        loaded = load_factors(self.state, stored, settings_of(self.state))
+        try:
+            loaded = load_factors(self.state, stored, settings_of(self.state))
+        except LoRA2Error as error:
+            raise LoRA2Error(f"{self.name}: {error}") from error
         up = loaded.up.float().flatten(1) * loaded.scale
         down = loaded.down.float().flatten(1)
         if not (torch.isfinite(up).all() and torch.isfinite(down).all()):

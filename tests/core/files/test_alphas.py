@@ -17,6 +17,7 @@ from lora2_core.files.alphas import alphas
 from lora2_core.files.header import read_header
 from lora2_core.files.hosted import hosted
 from lora2_core.files.lazy import LazyState
+from lora2_core.files.peft_folder import stamp
 from lora2_core.files.stored import seen, stored_components
 from lora2_core.files.writing import write
 from lora2_core.rank_tools import Cut, Ingredient, compress, expand, merge, open_adapter
@@ -311,3 +312,14 @@ def test_settings_beside_that_cannot_be_read_are_named(tmp_path, raw):
     (tmp_path / "adapter_config.json").write_bytes(raw)
     with pytest.raises(LoRA2Error, match="alpha"):
         components(read(tmp_path))
+
+
+def test_a_change_of_the_settings_beside_is_a_change(tmp_path):
+    path, config = tmp_path / "adapter_model.safetensors", tmp_path / "adapter_config.json"
+    save_file(pair(f"base_model.model.{Q}"), path)
+    stamps = [stamp(path)]
+    for text in ("{}", '{"r": 4}'):
+        config.write_text(text)
+        stamps.append(stamp(path))
+    assert len(set(stamps)) == 3
+    assert stamp(path) == stamps[-1]
