@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from pathlib import Path
 
 import torch
@@ -88,7 +89,8 @@ def together(adapters: Sequence[Adapter], base: str | None = None) -> list[Adapt
 
     Adapters that contradict each other keep the names they have.
     """
-    if len(adapters) < 2:
+    known = [one.families for one in adapters if one.families]
+    if len(adapters) < 2 or (known and not reduce(frozenset.__and__, known)):
         return list(adapters)
     shapes = [{s.name: s.shape for s in one.components.values()} for one in adapters]
     shared = named(shapes, base)

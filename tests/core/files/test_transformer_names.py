@@ -127,6 +127,14 @@ def test_other_blocks_of_the_two_forms_can_be_merged():
     assert len(merged) == 2
 
 
+def test_another_model_is_another_model():
+    """Blocks of Qwen-Image have the names that Flux' have in diffusers."""
+    qwen = [f"transformer.transformer_blocks.3.{layer}" for layer in ("attn.to_k", "img_mlp.net.2")]
+    states = [adapter(qwen, 1), adapter(["lora_unet_double_blocks_3_img_attn_qkv"], 2)]
+    with pytest.raises(LoRA2Error, match=r"different models.*Qwen-Image.*Flux"):
+        merge([Ingredient(open_adapter(one)) for one in states])
+
+
 def test_one_spelling_alone_stays_as_it_is():
     for names in (SAME["Flux"], APART):
         shapes = {f"transformer.{name}": (8, 8) for name in names if "norm_out" not in name}
