@@ -20,7 +20,8 @@ _LONGEST = 4_000_000  # characters
 _DEEPEST = 64  # parts of a module's name that are compared with unanchored patterns
 _WRAPPED = "base_model.model."
 _FIELDS = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "peft_type")
-_PARTS = ("unet.", "transformer.", "text_encoder.", "text_encoder_2.", "diffusion_model.")
+_PARTS = ("unet.", "transformer.", "text_encoder.", "text_encoder_2.", "text_encoder_3.",
+          "diffusion_model.")  # fmt: skip
 _NAME = re.compile(r"(\^?)(\w+(?:[.-]\w+)*)\$?")  # a pattern that is a module's name or its end
 _OTHER_BASE = ("pissa", "olora", "corda", "lora_ga")  # these change the weights beneath, too
 
@@ -28,8 +29,9 @@ _OTHER_BASE = ("pissa", "olora", "corda", "lora_ga")  # these change the weights
 class Patterns:
     """PEFT's alpha_pattern or rank_pattern: the first entry that matches a module counts.
 
-    An entry matches as the regular expression `(.*\\.)?(entry)$` would. Only names, also anchored
-    by ^ and with escaped dots, are compared: an expression of a stranger's could run for ever.
+    An entry matches as the regular expression `(.*\\.)?(entry)$` would, in which a dot is also an
+    underscore. Only names, also anchored by ^ and with escaped dots, are compared: an expression of
+    a stranger's could run for ever.
     """
 
     def __init__(self, entries: Mapping[str, object]):
@@ -39,15 +41,16 @@ class Patterns:
         for index, (entry, value) in enumerate(entries.items()):
             match = _NAME.fullmatch(entry.replace("\\.", "."))
             if match is not None:
-                (self._whole if match[1] else self._ends).setdefault(match[2], (index, value))
+                names = self._whole if match[1] else self._ends
+                names.setdefault(_flat(match[2]), (index, value))
             elif self._unknown is None:
                 self._unknown = index, entry
 
     def of(self, module: str, otherwise: object) -> object:
         """The value for a module; raises ValueError, naming the entry, where it cannot be told."""
         steps = module.split(".")[-_DEEPEST:]
-        found = [self._ends.get(".".join(steps[i:])) for i in range(len(steps))]
-        found.append(self._whole.get(module))
+        found = [self._ends.get(_flat(".".join(steps[i:]))) for i in range(len(steps))]
+        found.append(self._whole.get(_flat(module)))
         known = [one for one in found if one is not None]
         index, value = min(known, key=lambda one: one[0], default=(None, otherwise))
         if self._unknown is not None and (index is None or self._unknown[0] < index):
@@ -141,13 +144,8 @@ class PeftSettings:
 
     def _place(self, name: str) -> tuple[str, str]:
         """(part of the settings, module as PEFT knew it)."""
-        inner = _unwrapped(name)
-        part, _, module = inner.partition(".")
-        if part in self._parts:
-            return part, _unwrapped(module)
-        while inner.startswith(_PARTS):
-            inner = _unwrapped(inner.partition(".")[2])
-        return "", inner
+        part = _unwrapped(name).partition(".")[0]
+        return part if part in self._parts else "", _module(name)
 
 
 def peft_settings(metadata: Mapping[str, str]) -> PeftSettings | None:
@@ -159,6 +157,17 @@ def peft_settings(metadata: Mapping[str, str]) -> PeftSettings | None:
 @lru_cache(maxsize=4)
 def _read(text: str) -> PeftSettings:
     return PeftSettings(text)
+
+
+def _module(name: str) -> str:
+    inner = _unwrapped(name)
+    while inner.startswith(_PARTS):
+        inner = _unwrapped(inner.partition(".")[2])
+    return inner
+
+
+def _flat(name: str) -> str:
+    return name.replace(".", "_")
 
 
 def _unwrapped(name: str) -> str:

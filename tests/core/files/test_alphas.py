@@ -25,7 +25,14 @@ from lora2_core.rank_tools.spectra import Spectra
 from lora2_core.ranks.rank_report import report, report_from_header
 
 Q = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
-NAMES = {"prefixed": f"unet.{Q}", "bare": Q, "peft": f"base_model.model.{Q}"}
+NAMES = {
+    "prefixed": f"unet.{Q}",
+    "doubled": f"unet.unet.{Q}",
+    "nested": f"base_model.model.unet.base_model.model.{Q}",
+    "half underscores": f"unet.{Q.replace('.', '_', 3)}",
+    "bare": Q,
+    "peft": f"base_model.model.{Q}",
+}
 
 
 def factors(rank: int, n: int = 48, m: int = 40):
@@ -162,7 +169,7 @@ SETTINGS = {
 @pytest.mark.parametrize("style", NAMES)
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
 def test_pefts_settings_give_the_scale_by_every_door(tmp_path, settings, style):
-    prefix = "unet." if style == "prefixed" else ""
+    prefix = "unet." if "unet." in NAMES[style] else ""
     note = {f"{prefix}{key}": value for key, value in ({"r": 4} | settings).items()}
     expected = peft_scale(settings, Q, 4)
     found = doors(noted(NAMES[style], note), tmp_path / "x.safetensors")
