@@ -21,7 +21,7 @@ _WRAPPED = re.compile(
 # the same before a layer of a transformer, whose own name may begin with the word
 _BARE = re.compile(
     r"_*(?:(?:lora_unet|lora_transformer|lora_prior_unet|lycoris|unet|diffusion_model"
-    r"|base_model_model|model_diffusion_model|transformer(?!_blocks)|lora)_+)*(?P<rest>.+)",
+    r"|base_model_model|model_diffusion_model|transformer(?!_blocks)|lora)_+)*(?P<rest>.*)",
     re.DOTALL,
 )
 _GENERIC = re.compile(
