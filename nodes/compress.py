@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from ..lora2_core.rank_tools import compress
+from ..lora2_core.rank_tools.adapters import assumptions
 from ..lora2_core.ranks import rank_report
 from .host import progress
 from .sockets import (
@@ -41,4 +42,6 @@ class LoRA2Compress(FileNode):
         counter = progress.Counter(cls.hidden.unique_id)
         outcome = compress(adapter, limit, saved_as=SAVED_AS, on_component=counter)
         report = rank_report.with_cut(rank_report.report(outcome.state), outcome)
-        return io.NodeOutput(outcome.state, report, ui={"text": [str(outcome)]})
+        return io.NodeOutput(
+            outcome.state, report, ui={"text": [f"{assumptions([adapter])}{outcome}"]}
+        )

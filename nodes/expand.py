@@ -5,6 +5,7 @@ from comfy_api.latest import io
 from ..lora2_core.errors import LoRA2Error
 from ..lora2_core.files.adapter_file import LoraState
 from ..lora2_core.rank_tools import Ingredient, expand
+from ..lora2_core.rank_tools.adapters import assumptions
 from ..lora2_core.rank_tools.expand import highest_rank
 from ..lora2_core.rank_tools.outcome import noted
 from ..lora2_core.ranks import rank_report
@@ -48,7 +49,8 @@ class LoRA2ExpandRanks(io.ComfyNode):
         expanded = [expand(adapter, rank) for adapter in adapters]
         loras = [LoraState(dict(one), one.metadata) for one in expanded]
         before = [row.before for one in expanded for row in one.rows]
-        text = f"{len(loras)} adapters, rank {min(before)} to {max(before)} → {rank}"
+        ranks = f"rank {min(before)} to {max(before)} → {rank}"
+        text = f"{assumptions(adapters)}{len(loras)} adapters, {ranks}"
         text += "".join(noted(one.left_out) for one in expanded)
         reports = [
             rank_report.with_cut(rank_report.report(lora), one)

@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..lora2_core.errors import LoRA2Error
 from ..lora2_core.rank_tools import Adapter
+from ..lora2_core.rank_tools.adapters import assumptions
 from ..lora2_core.ranks import rank_picture
 from . import reports
 from .host import outputs, server
@@ -52,8 +53,11 @@ class LoRA2RankHeatmap(FileNode):
 
 def _of_adapter(adapter: Adapter) -> dict:
     return {
-        "title": adapter.name, "report": reports.report_of(adapter), "token": shown.add(adapter)
-    }  # fmt: skip
+        "title": adapter.name,
+        "report": reports.report_of(adapter),
+        "token": shown.add(adapter),
+        "note": assumptions([adapter]).strip(),
+    }
 
 
 def _of_file(name: str) -> dict:

@@ -7,6 +7,7 @@ from ..lora2_core.files.adapter_file import LoraState
 from ..lora2_core.files.fit import fit
 from ..lora2_core.files.header import read_header
 from ..lora2_core.files.hosted import hosted
+from ..lora2_core.files.peft_folder import stamp
 from ..lora2_core.files.stored import seen, seen_in_header, stored_components
 from ..lora2_core.rank_tools import Adapter, Ingredient, merge, open_adapter
 from ..lora2_core.rank_tools.adapters import factorised
@@ -118,8 +119,7 @@ def _opened(lora_name: str, limit, node_id: str | None, base: str | None) -> Ada
         adapter = open_adapter(path, lora_name, base)
     if limit.keeps_all:
         return adapter
-    status = path.stat()
-    key = (path, status.st_mtime_ns, status.st_size, limit.how, tuple(adapter.components))
+    key = (path, stamp(path), limit.how, tuple(adapter.components))
     if _last is None or _last[0] != key:
         _last = None  # or two of them would be in memory
         _last = key, factorised(adapter, limit.how, progress.Counter(node_id))

@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from ..lora2_core.rank_tools import merge
+from ..lora2_core.rank_tools.adapters import assumptions, together
 from ..lora2_core.ranks import rank_report
 from .host import progress
 from .sockets import (
@@ -48,4 +49,5 @@ class LoRA2Merge(io.ComfyNode):
             chosen, cut(**inputs), overlap=overlap, saved_as=SAVED_AS, on_component=counter
         )
         report = rank_report.with_cut(rank_report.report(outcome.state), outcome)
-        return io.NodeOutput(outcome.state, report, ui={"text": [str(outcome)]})
+        notes = assumptions(together([one.adapter for one in chosen]))
+        return io.NodeOutput(outcome.state, report, ui={"text": [f"{notes}{outcome}"]})

@@ -5,6 +5,7 @@ import json
 from comfy_api.latest import io
 
 from ..lora2_core.errors import LoRA2Error
+from ..lora2_core.rank_tools.adapters import assumed_of
 from ..lora2_core.ranks import rank_map
 from . import reports
 from .sockets import CATEGORY, WIRE, FileNode, RankReport, ranked_inputs, wires
@@ -48,4 +49,10 @@ class LoRA2RankMap(FileNode):
         if not found:
             raise LoRA2Error("there are no ranks; choose a file, connect a LoRA, or give JSON")
         report = rank_map.averaged(found)
-        return io.NodeOutput(report, json.dumps(report))
+        totals = report["totals"]
+        said = f"{assumed_of('these')}\n" if rank_map.assumed(found) else ""
+        said += (
+            f"{totals['components']} components, rank {totals['min_rank']} to "
+            f"{totals['max_rank']}, mean {totals['mean_rank']:.1f}"
+        )
+        return io.NodeOutput(report, json.dumps(report), ui={"text": [said]})

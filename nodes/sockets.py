@@ -5,6 +5,7 @@ from comfy_api.latest import io
 
 from ..lora2_core.config import MAX_RANK
 from ..lora2_core.errors import LoRA2Error
+from ..lora2_core.files.peft_folder import stamp
 from ..lora2_core.rank_tools import Adapter, Cut, Ingredient, open_adapter
 from ..lora2_core.rank_tools.cut import HOW
 from .host import folders
@@ -44,8 +45,8 @@ class FileNode(io.ComfyNode):
     """
 
     @classmethod
-    def fingerprint_inputs(cls, lora_name, **_) -> int | None:
-        return None if lora_name == WIRE else folders.lora_path(lora_name).stat().st_mtime_ns
+    def fingerprint_inputs(cls, lora_name, **_) -> str | None:
+        return None if lora_name == WIRE else stamp(folders.lora_path(lora_name))
 
     @classmethod
     def validate_inputs(cls, lora_name, more=None) -> bool | str:

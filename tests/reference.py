@@ -6,6 +6,7 @@ it is written on paper. Imports nothing of lora2_core.
 """
 
 import math
+import re
 
 import torch
 
@@ -337,3 +338,14 @@ def merged_tags(tables):
     if found:
         found[next(iter(found))] = every
     return found
+
+
+def peft_scale(settings, module, rank):
+    """alpha/r, or alpha/√r with use_rslora; the first of alpha_pattern's expressions that matches
+    the module as (.*\\.)?(expression)$ gives alpha, else lora_alpha."""
+    alpha = settings["lora_alpha"]
+    for expression, value in settings.get("alpha_pattern", {}).items():
+        if re.match(rf"(.*\.)?({expression})$", module):
+            alpha = value
+            break
+    return alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)

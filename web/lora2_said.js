@@ -2,7 +2,9 @@
 
 import { app } from "../../scripts/app.js";
 
-const NODES = new Set(["LoRA2Save", "LoRA2Load", "LoRA2Merge", "LoRA2Compress", "LoRA2ExpandRanks"]);
+const NODES = new Set([
+  "LoRA2Save", "LoRA2Load", "LoRA2Merge", "LoRA2Compress", "LoRA2ExpandRanks", "LoRA2RankMap",
+]);
 const LINE = 16, MARGIN = 10; // pixels; the classic canvas keeps the margin free
 const LETTERS = 44; // in a line of a node
 

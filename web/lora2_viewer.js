@@ -50,8 +50,8 @@ function made(document, tag, properties = {}, children = []) {
 }
 
 /**
- * { element, show(views), say(text), resize() }. views: [{ title, report, token }]; say shows a
- * text instead. ask(path): JSON of the server, or { error }; theme(): "dark" or "light";
+ * { element, show(views), say(text), resize() }. views: [{ title, report, token, note }]; say
+ * shows a text instead. ask(path): JSON of the server, or { error }; theme(): "dark" or "light";
  * save(name, blob).
  */
 export function createViewer(document, { ask, theme, save }) {
@@ -213,7 +213,10 @@ export function createViewer(document, { ask, theme, save }) {
   }
 
   function totals() {
-    return views.map(view => `${plain(view.title)}: ${summed(view.report)}`).join("\n");
+    return views.map(view => {
+      const note = view.note ? `\n${plain(view.note, 400)}` : "";
+      return `${plain(view.title)}: ${summed(view.report)}${note}`;
+    }).join("\n");
   }
 
   /** Asks for the spectra behind a cell, once. */

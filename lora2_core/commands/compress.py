@@ -6,12 +6,12 @@ from pathlib import Path
 from ..files import writing
 from ..files.module_names import base_name
 from ..rank_tools import compress, open_adapter
+from ..rank_tools.adapters import assumptions
 from .progress import Counter
 from .rank_options import (
     add_base,
     add_cut,
     add_precision,
-    assumptions,
     check_out,
     cut_of,
     dtype_of,

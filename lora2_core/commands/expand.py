@@ -6,8 +6,9 @@ from pathlib import Path
 from ..files import writing
 from ..files.module_names import base_name
 from ..rank_tools import expand, open_adapter
+from ..rank_tools.adapters import assumptions
 from ..rank_tools.outcome import noted
-from .rank_options import add_base, add_precision, assumptions, check_out, precision_of, said
+from .rank_options import add_base, add_precision, check_out, precision_of, said
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,14 +9,13 @@ from ..errors import LoRA2Error
 from ..files import writing
 from ..files.module_names import base_name
 from ..rank_tools import Ingredient, merge, open_adapter
-from ..rank_tools.adapters import together
+from ..rank_tools.adapters import assumptions, together
 from ..rank_tools.blocks import BlockStrengths, parse_blocks
 from .progress import Counter
 from .rank_options import (
     add_base,
     add_cut,
     add_precision,
-    assumptions,
     check_out,
     cut_of,
     dtype_of,

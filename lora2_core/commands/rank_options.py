@@ -54,16 +54,6 @@ def add_base(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def assumptions(adapters: Iterable[Adapter]) -> str:
-    """What was taken for granted of them, one line each; "" if nothing was."""
-    return "".join(
-        f"note: nothing in {one.name} tells which base model it is for; its blocks were read as "
-        "SDXL's (--base says otherwise)\n"
-        for one in adapters
-        if one.assumed
-    )
-
-
 def cut_of(options: argparse.Namespace) -> Cut:
     return Cut(options.rank, options.energy, options.budget_mb, options.how)
 

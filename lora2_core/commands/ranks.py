@@ -8,8 +8,10 @@ from ..errors import LoRA2Error
 from ..files.free_name import SUFFIX
 from ..files.header import read_header
 from ..files.module_names import base_name
+from ..rank_tools.adapters import assumed_of
 from ..ranks import rank_map
 from ..ranks.rank_report import report_from_header
+from ..signs import readable
 from .rank_options import add_base
 
 
@@ -29,9 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Reads headers alone."""
-    report = rank_map.averaged(
-        [read_report(file) for file in options.files], base_name(options.base)
-    )
+    reports, base = [read_report(file) for file in options.files], base_name(options.base)
+    report = rank_map.averaged(reports, base)
     if options.out.suffix.lower() != ".json":
         raise LoRA2Error(f"out is {options.out}; choose a name ending in .json")
     text = json.dumps(report, indent=1)
@@ -45,6 +46,8 @@ def run(options: argparse.Namespace) -> None:
     except OSError as error:
         raise LoRA2Error(f"cannot write {options.out}: {error.strerror}") from None
     totals = report["totals"]
+    if rank_map.assumed(reports, base):
+        print(assumed_of(", ".join(readable(file.name) for file in options.files)))
     print(
         f"saved {options.out}: {totals['components']} components, rank {totals['min_rank']} to "
         f"{totals['max_rank']}, mean {totals['mean_rank']:.2f}, "
@@ -54,7 +57,7 @@ def run(options: argparse.Namespace) -> None:
 
 def read_report(path: Path) -> dict:
     """The rank report of an adapter or a JSON file; raises LoRA2Error if it is neither."""
-    if path.suffix.lower() == SUFFIX:
+    if path.suffix.lower() == SUFFIX or path.is_dir():
         return report_from_header(read_header(path))
     try:
         return rank_map.parse(path.read_text(encoding="utf-8"))

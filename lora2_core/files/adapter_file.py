@@ -5,7 +5,7 @@ Reading also understands diffusers' and PEFT's names.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,10 +14,10 @@ from torch import Tensor
 
 from ..errors import LoRA2Error
 from . import metadata
+from .alphas import alpha_of, settings_of
 from .header import read_header, shown
-from .layout import alpha_value
-from .metadata import peft_alpha, read_peft_note
 from .module_names import kohya_name
+from .peft_settings import PeftSettings
 from .stored import Stored, seen, split_key, stored_components
 
 
@@ -138,25 +138,22 @@ def read(path: str | os.PathLike) -> LoraState:
 def components(state: Mapping[str, Tensor]) -> dict[str, Factors]:
     """An adapter's components by name; a name is what the file writes before the factors' ending.
 
-    A LoraState of diffusers carries PEFT's alpha in its metadata; it counts where the file has no
-    alpha tensor. A third factor (`lora_mid`) is folded into down. Raises LoRA2Error, naming the
-    key, for other kinds of adapters (LoHa, LoKr, DoRA, …) and for factors that do not fit.
+    PEFT's settings in a LoraState's metadata count where there is no alpha tensor. A third factor
+    (`lora_mid`) is folded into down. Raises LoRA2Error, naming the key, for other kinds of adapters
+    (LoHa, LoKr, DoRA, …), for factors that do not fit, and where the alpha cannot be told.
     """
-    note = read_peft_note(getattr(state, "metadata", {}))
+    settings = settings_of(state)
     return {
-        stored.name: load_factors(state, stored, note) for stored in stored_components(seen(state))
+        stored.name: load_factors(state, stored, settings)
+        for stored in stored_components(seen(state))
     }
 
 
-def alphas(state: Mapping[str, Tensor], listed: Iterable[Stored]) -> dict[str, float | None]:
-    """Component → alpha, or None where the file has none."""
-    note = read_peft_note(getattr(state, "metadata", {}))
-    return {stored.name: _alpha(state, stored, note) for stored in listed}
-
-
-def load_factors(state: Mapping[str, Tensor], stored: Stored, note: Mapping) -> Factors:
-    """One component; note: metadata.read_peft_note of the whole adapter."""
-    return Factors(_down(state, stored), state[stored.up], _alpha(state, stored, note))
+def load_factors(
+    state: Mapping[str, Tensor], stored: Stored, settings: PeftSettings | None
+) -> Factors:
+    """One component; settings: alphas.settings_of the whole adapter."""
+    return Factors(_down(state, stored), state[stored.up], alpha_of(state, stored, settings))
 
 
 def _down(state: Mapping[str, Tensor], stored: Stored) -> Tensor:
@@ -165,12 +162,6 @@ def _down(state: Mapping[str, Tensor], stored: Stored) -> Tensor:
     if stored.mid is None:
         return down
     return torch.einsum("mnhw,nj->mjhw", state[stored.mid].float(), down.float().flatten(1))
-
-
-def _alpha(state: Mapping[str, Tensor], stored: Stored, note: Mapping) -> float | None:
-    if stored.alpha is None:
-        return peft_alpha(note, stored.name, stored.rank)
-    return alpha_value(state, stored.alpha)
 
 
 def _owned(tensor: Tensor) -> Tensor:

@@ -12,8 +12,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import NamedTuple
 
-from .sgm_names import PLAIN, Head, head_of
+from .sgm_names import Head, head_of
 
 Shape = tuple[int, ...]
 
@@ -117,33 +118,32 @@ _PARTS = {
     "proj_in": "stack", "proj_out": "stack", "norm": "stack", "op": "down", "conv": "up",
 }  # fmt: skip
 _NO_WIDTH = ("in_layers_0", "skip_connection", "out_layers_0")
-_DEEPEST = ("down_blocks_2_", "up_blocks_0_")
-_IN_STACK = re.compile(r"([a-z]+_blocks_\d_attentions_\d+)_transformer_blocks_(\d{1,4})_")
+_DEEPEST = ("down_blocks_2_attentions_", "up_blocks_0_attentions_")
 _STACKED = re.compile(r"transformer_blocks_(\d+)_(.+)")
 _KNOWN_WIDTHS = frozenset(width for family in UNETS.values() for width in family.widths)
 _CONTEXTS = {family.context for family in UNETS.values()}
 _EVERY = frozenset(UNETS)
-_OUTSIDE = {name.replace(".", "_") for pair in PLAIN.items() for name in pair}
+_LONGEST = 200  # characters of a layer that is remembered
 
 
 def families(
-    unet: Iterable[tuple[str, Shape]], others: Iterable[str], two_encoders: bool
+    unet: Iterable[tuple[str, str, Shape]], others: Iterable[str], two_encoders: bool
 ) -> frozenset[str]:
     """Names of the families that all of these layers can belong to; empty if nothing tells, or if
     they contradict each other.
 
-    unet: flat names from the block on ("input_blocks_4_1_…") and shapes of ΔW. others: flat names
-    of what is no UNet's. two_encoders: whether layers of CLIP-G are among them.
+    unet: block ("input_blocks_4_1", in either style), what follows, and shape of ΔW. others: flat
+    names of what is no UNet's. two_encoders: whether layers of CLIP-G are among them.
     """
     found = _EVERY
     told = False
     stacks: dict[str, set[int]] = {}
-    for flat, shape in unet:
-        possible = _possible(flat, shape)
-        if possible != _EVERY:
+    for head, rest, shape in unet:
+        possible = _possible(head, rest, shape)
+        if possible is not _EVERY:
             found, told = found & possible, True
-        if flat.startswith(_DEEPEST) and (match := _IN_STACK.match(flat)):
-            stacks.setdefault(match[1], set()).add(int(match[2]))
+        if head.startswith(_DEEPEST) and (match := _STACKED.fullmatch(rest)):
+            stacks.setdefault(head, set()).add(int(match[1][:4]))
     if found >= TWO_ENCODERS and stacks:
         whole = set(range(KOALA.depths[-1]))
         if all(blocks == whole for blocks in stacks.values()):
@@ -157,10 +157,25 @@ def families(
     return TWO_ENCODERS if two_encoders else frozenset()
 
 
-def _possible(flat: str, shape: Shape) -> frozenset[str]:
-    head, rest = split_head(flat)
-    if head is None:
+class _Layer(NamedTuple):
+    """What a layer says of its family beside the block it is in. part, depth: as in Family.has.
+    width, context: 0 where they say nothing."""
+
+    part: str
+    depth: int
+    width: int
+    context: int
+
+
+def _possible(head: str, rest: str, shape: Shape) -> frozenset[str]:
+    """_EVERY itself where nothing tells."""
+    if not head or len(rest) > _LONGEST:
         return _EVERY
+    return _told(head, _layer(rest, shape))
+
+
+@lru_cache(maxsize=5_000)
+def _layer(rest: str, shape: Shape) -> _Layer:
     stacked = _STACKED.fullmatch(rest)
     layer, depth = (stacked[2], int(stacked[1][:4])) if stacked else (rest, -1)
     context = 0
@@ -170,7 +185,7 @@ def _possible(flat: str, shape: Shape) -> frozenset[str]:
     if layer.startswith("ff_net_0"):
         width //= 8  # GEGLU: twice four times
     width = width if width in _KNOWN_WIDTHS else 0
-    return _told(head, "stack" if stacked else _part(layer), depth, width, context)
+    return _Layer("stack" if stacked else _part(layer), depth, width, context)
 
 
 def _part(layer: str) -> str:
@@ -181,7 +196,8 @@ _DIFFUSERS_PARTS = dict.fromkeys(("conv1", "conv2", "time_emb_proj", "conv_short
 
 
 @lru_cache(maxsize=20_000)
-def _told(head: str, part: str, depth: int, width: int, context: int) -> frozenset[str]:
+def _told(head: str, layer: _Layer) -> frozenset[str]:
+    part, depth, width, context = layer
     if not part:
         return _EVERY
     there = {}
@@ -197,23 +213,5 @@ def _told(head: str, part: str, depth: int, width: int, context: int) -> frozens
             there[family.name] = found
     fitting = frozenset(name for name, found in there.items() if width in (0, found))
     # of a width that no family has there (a small model for tests), the place alone tells
-    return fitting or frozenset(there)
-
-
-_HEAD = re.compile(
-    r"((?:input_blocks|output_blocks)_\d+_\d+|middle_block_\d+"
-    r"|(?:down_blocks|up_blocks)_\d+_(?:resnets|attentions|downsamplers|upsamplers)_\d+"
-    r"|mid_block_(?:resnets|attentions)_\d+)_(.+)"
-)
-
-
-def split_head(flat: str) -> tuple[str | None, str]:
-    """("input_blocks_4_1", "transformer_blocks_0_…") of a UNet's flat name; (None, all) of what
-    has no block."""
-    match = _HEAD.fullmatch(flat)
-    return (match[1], match[2]) if match else (None, flat)
-
-
-def is_outside_blocks(flat: str) -> bool:
-    """Whether a flat name is one of the UNet's layers before and behind its blocks."""
-    return flat in _OUTSIDE
+    found = fitting or frozenset(there)
+    return _EVERY if found == _EVERY else found

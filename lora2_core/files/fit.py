@@ -1,6 +1,6 @@
 """Whether an adapter belongs to a model: by name and by shape, before anything is applied."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
@@ -10,8 +10,9 @@ from .families import UNETS
 from .header import shown
 from .module_names import layer_key, named
 from .stored import Stored
+from .written import place
 
-_TEXT = ("lora_te", "text_encoder")
+_TEXT = ("lora_te", "text_encoder")  # of which a loader's names begin with one
 _NAMED = 3  # components that are left out, by name
 
 Shape = Sequence[int]
@@ -48,6 +49,11 @@ class Targets(Mapping[str, Shape]):
         return next((name for name in UNETS if name in found), None)
 
     @cached_property
+    def has_text(self) -> bool:
+        """Whether there is a text encoder."""
+        return any(name.startswith(_TEXT) for name in self._shapes)
+
+    @cached_property
     def _by_layer(self) -> dict[str, str]:
         family = UNETS[self.base or next(iter(UNETS))]
         found: dict[str, str] = {}
@@ -66,22 +72,22 @@ class Targets(Mapping[str, Shape]):
 @dataclass(frozen=True)
 class Fit:
     """placed: components that the model takes. left_out: the others. names: of those that are
-    placed, as the model's loader calls them."""
+    placed, as the model's loader calls them. waiting: those left out that are of text encoders,
+    where none is connected."""
 
     placed: Sequence[str]
     left_out: Sequence[str]
     names: Mapping[str, str] = field(default_factory=dict)
+    waiting: Collection[str] = ()
 
     def __str__(self) -> str:
         total = len(self.placed) + len(self.left_out)
         text = f"matched {len(self.placed)} of {total} components"
-        strangers = [name for name in self.left_out if not name.startswith(_TEXT)]
-        if len(strangers) < len(self.left_out):
+        if self.waiting:
             text += "; connect clip to apply the text encoders' part"
+        strangers = [name for name in self.left_out if name not in self.waiting]
         if strangers:
-            some = ", ".join(map(shown, strangers[:_NAMED]))
-            more = f" and {len(strangers) - _NAMED} more" if len(strangers) > _NAMED else ""
-            text += f"\nwarning: the model has no layer for {some}{more}; left out"
+            text += f"\nwarning: the model has no layer for {_some(strangers)}; left out"
         return text
 
 
@@ -112,16 +118,28 @@ def fit(listed: Iterable[Stored], shapes: Mapping[str, Shape], name: str, model:
             f"{'×'.join(map(str, targets[names[worst]]))}); load the checkpoint that it was "
             "trained on"
         )
+    left_out = [stored for stored in listed if stored.name not in names]
+    waiting = frozenset(stored.name for stored in left_out if _waits(stored, targets))
     if not names:
-        only_text = all(component.startswith(_TEXT) for component in components)
-        some = ", ".join(map(shown, list(components)[:_NAMED]))
+        way_out = "connect its clip" if len(waiting) == len(left_out) else (
+            f"load the checkpoint that it was trained on ({_some([*components])})"
+        )  # fmt: skip
         raise LoRA2Error(
-            f"none of the {len(components)} components of {name} fits {model}"
-            + ("; connect its clip" if only_text else "")
-            + ("" if only_text else f" ({some}, …); load the checkpoint that it was trained on")
+            f"none of the {len(components)} components of {name} fits {model}; {way_out}"
         )
-    left_out = [component for component in components if component not in names]
-    return Fit(list(names), left_out, names)
+    return Fit(list(names), [stored.name for stored in left_out], names, waiting)
+
+
+def _waits(stored: Stored, targets: Targets) -> bool:
+    """Whether it is a text encoder's, and there is none."""
+    if targets.has_text:
+        return False
+    return stored.name.startswith(_TEXT) or place(stored.name, stored.shape).kind == "text"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(map(shown, names[:_NAMED])) + more
 
 
 def _refuse_twice(names: Mapping[str, str], name: str) -> None:

@@ -14,10 +14,12 @@ from math import prod
 from pathlib import Path
 
 from ..errors import LoRA2Error
+from .peft_folder import settings_beside, weights_of
 
 MAX_HEADER = 100_000_000  # bytes; safetensors' own limit
 MAX_DIMENSIONS = 16
 METADATA = "__metadata__"
+PEFT_NOTE = "lora_adapter_metadata"  # diffusers' key for PEFT's settings
 DTYPE_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1,
     "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
@@ -54,10 +56,13 @@ class Header:
 def read_header(path: str | os.PathLike) -> Header:
     """Reads and checks the header of a safetensors file of any size; touches no tensor byte.
 
+    Of a folder that PEFT saved, its weights. The settings that PEFT writes beside them stand in the
+    metadata where diffusers puts them.
+
     Raises LoRA2Error, naming the file and the value that is wrong, for a file that is missing,
     is no regular file, holds pickled Python, is truncated, or whose header does not describe it.
     """
-    path = Path(path)
+    path = weights_of(Path(path))
     if path.suffix.lower() in _PICKLES:
         raise LoRA2Error(
             f"{path.name} may hold pickled Python, which can run any program when it is opened; "
@@ -86,6 +91,9 @@ def read_header(path: str | os.PathLike) -> Header:
     entries = _parse(path, raw)
     metadata = _metadata(path, entries.pop(METADATA, {}))
     tensors = {name: _tensor(path, name, entry) for name, entry in entries.items()}
+    beside = None if PEFT_NOTE in metadata else settings_beside(path, tensors)
+    if beside is not None:
+        metadata = metadata | {PEFT_NOTE: beside}
     return Header(path, _in_order(path, tensors, size - 8 - length), metadata, 8 + length)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from .adapter_file import alphas
+from .alphas import alphas
 from .stored import Stored
 
 

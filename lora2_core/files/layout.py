@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import LoRA2Error
+from .alphas import alphas
 from .header import TensorInfo, shown
 from .stored import Stored, seen, split_key, stored_components
 
@@ -87,14 +88,6 @@ class Layout:
         )
 
 
-def alpha_value(state: Mapping[str, Tensor], key: str) -> float:
-    """The number in an alpha tensor; raises LoRA2Error if it is NaN or infinite."""
-    alpha = float(state[key])
-    if not math.isfinite(alpha):
-        raise LoRA2Error(f"{shown(key)} is {alpha}; save the LoRA again with a finite alpha")
-    return alpha
-
-
 def _balanced(
     state: Mapping[str, Tensor], precision: str
 ) -> tuple[Mapping[str, Tensor], dict[str, float]]:
@@ -108,10 +101,11 @@ def _balanced(
         return state, {}
     if not all(stored.down.endswith(".lora_down.weight") for stored in listed):
         return state, {}
-    alphas = [alpha_value(state, s.alpha) if s.alpha else float(s.rank) for s in listed]
-    common = _common(alphas, {stored.rank for stored in listed})
+    found = alphas(state, listed)
+    told = [found[s.name] if found[s.name] is not None else float(s.rank) for s in listed]
+    common = _common(told, {stored.rank for stored in listed})
     tensors, factors = dict(state), {}
-    for stored, alpha in zip(listed, alphas, strict=True):
+    for stored, alpha in zip(listed, told, strict=True):
         tensors[f"{stored.name}.alpha"] = torch.tensor(common)
         if alpha != common:
             factors[stored.up] = alpha / common

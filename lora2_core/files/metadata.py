@@ -5,7 +5,6 @@ project, `lora2`. What is not known is left out.
 """
 
 import json
-import math
 import time
 from collections.abc import Mapping
 from datetime import datetime, timezone
@@ -14,9 +13,7 @@ from .module_names import kohya_name
 
 NOTE = "lora2"
 NOTE_VERSION = 1
-PEFT_NOTE = "lora_adapter_metadata"  # diffusers' key for PEFT's LoraConfig
 _LONGEST_NOTE = 4_000_000  # characters; SDXL with every layer adapted needs 0.3 million
-_DEEPEST_MODULE = 32  # parts of a module's name that are compared
 _PRECISIONS = {"fp32": "no", "fp16": "fp16", "bf16": "bf16"}  # kohya's words
 
 
@@ -142,31 +139,6 @@ def read_rank_note(
             nu = pair[0] if _is_positive(pair[0]) else None
             ranks[name] = (nu, pair[1])
     return method if isinstance(method, str) and 0 < len(method) <= 64 else None, ranks
-
-
-def read_peft_note(metadata: Mapping[str, str]) -> dict:
-    """PEFT's settings as diffusers notes them; {} if there are none or they cannot be read."""
-    return _untrusted(metadata, PEFT_NOTE)
-
-
-def peft_alpha(note: Mapping[str, object], name: str, rank: int) -> float | None:
-    """alpha of component `name` ("unet.mid_block…") after an untrusted note, or None.
-
-    A rank-stabilised adapter scales by lora_alpha/√rank, which is alpha/rank for alpha =
-    lora_alpha·√rank. The longest matching entry of alpha_pattern wins; entries are taken as names,
-    not as the regular expressions that PEFT allows, which in a hostile file could run for ever.
-    """
-    part, _, module = name.partition(".")
-    alpha = note.get(f"{part}.lora_alpha")
-    patterns = note.get(f"{part}.alpha_pattern")
-    if isinstance(patterns, dict):
-        steps = module.split(".")[-_DEEPEST_MODULE:]
-        endings = (".".join(steps[i:]) for i in range(len(steps)))
-        alpha = next((patterns[ending] for ending in endings if ending in patterns), alpha)
-    if not _is_positive(alpha):
-        return None
-    stabilised = note.get(f"{part}.use_rslora") is True
-    return float(alpha) * math.sqrt(rank) if stabilised else float(alpha)
 
 
 def _untrusted(metadata: Mapping[str, str], key: str) -> dict:

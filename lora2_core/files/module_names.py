@@ -7,52 +7,15 @@ of the styles is in docs/files.md.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from ..errors import LoRA2Error
-from .families import BASES, SD1, SD2, SDXL, TWO_ENCODERS, UNETS, Family, families, split_head
+from .families import BASES, SD1, SD2, SDXL, TWO_ENCODERS, UNETS, Family, families
 from .header import shown
-from .sgm_names import PLAIN, sgm_flat
+from .sgm_names import sgm_flat
+from .transformer_names import spelt
+from .written import Place, Shape, place
 
-# any of these, also more than one of them, may stand before a layer of the UNet
-_WRAPPED = re.compile(
-    r"(?:(?:lora_unet|lycoris|unet|diffusion_model|base_model_model|model|lora)_+)*"
-    r"(?P<rest>(?:input_blocks|output_blocks|middle_block|down_blocks|up_blocks)_\d.*"
-    r"|mid_block_.+|(?:conv_in|conv_out|conv_norm_out|time_embedding|add_embedding|time_embed"
-    r"|label_emb|out)_?.*)"
-)
-_GENERIC = re.compile(
-    r"(?:lora_unet_|unet\.|diffusion_model\.|base_model\.model\.)+(.+)", re.DOTALL
-)
-_BARE = re.compile(
-    r"(?:lora_unet_|lora_transformer_|lycoris_|transformer\.|unet\.|diffusion_model\."
-    r"|base_model\.model\.|model\.diffusion_model\.)*(.+)",
-    re.DOTALL,
-)
-_TEXT = re.compile(
-    r"(?:(?:lora|lycoris|base_model_model|model)_)*"
-    r"(?:te(?P<te>[12]?)_|text_encoder(?:_(?P<number>[12]))?_|(?P<host>text_encoders_)?"
-    r"clip_(?P<clip>[lgh])_(?:transformer_)?)?"
-    r"(?:(?:base_model_model|model)_)*(?P<model>text_model_)?"
-    r"(?P<rest>encoder_layers_\d+_.+|text_projection|embeddings_.+|final_layer_norm)"
-)
-_CLIP = re.compile(r"encoder_layers_\d+_(?:self_attn_(?:q|k|v|out)_proj|mlp_fc[12])")
-_OUTSIDE_BLOCKS = {
-    name.replace(".", "_"): original.replace(".", "_") for name, original in PLAIN.items()
-} | {original.replace(".", "_"): original.replace(".", "_") for original in PLAIN.values()}
-_SECOND_WIDTH = 1280  # of CLIP-G; CLIP-L is 768 wide
-_ENCODER = "?"  # in a name: the first text encoder, whose prefix the others decide
-
-Shape = tuple[int, ...]
-
-
-class _Place(NamedTuple):
-    """What a written name says. kind: unet, text or other. flat: the layer's name without prefix.
-    written: the canonical name of another model's layer, or the text encoder's prefix."""
-
-    kind: str
-    flat: str
-    written: str = ""
+_DIFFUSERS = ("down_blocks", "up_blocks", "mid_block")
 
 
 @dataclass(frozen=True)
@@ -104,8 +67,8 @@ def named(adapters: Sequence[Mapping[str, Shape]], base: str | None = None) -> N
     and where they tell nothing SDXL. Raises LoRA2Error if two components of one adapter are one
     module, or if the layers cannot be those of `base`.
     """
-    placed = [{name: _place(name, shape) for name, shape in one.items()} for one in adapters]
-    found = frozenset() if not placed else _families(adapters, placed)
+    placed = [{name: place(name, shape) for name, shape in one.items()} for one in adapters]
+    found = _families(adapters, placed)
     if base is not None:
         if found and base not in found:
             raise LoRA2Error(
@@ -115,14 +78,12 @@ def named(adapters: Sequence[Mapping[str, Shape]], base: str | None = None) -> N
         found = frozenset((base,))
     family, assumed = _reading(found, placed)
     first = _first_encoder(found, placed)
-    known: dict[str, str] = {}
+    others = _others(placed)
     names = []
     for places in placed:
         own: dict[str, str] = {}
-        for name, place in places.items():
-            canonical = _canonical(place, family, first)
-            if place.kind == "other":
-                canonical = known.setdefault(place.flat, canonical)
+        for name, one in places.items():
+            canonical = others[one.rest] if one.kind == "other" else _canonical(one, family, first)
             if canonical in own:
                 raise LoRA2Error(
                     f"{shown(own[canonical])} and {shown(name)} are the same layer; save each "
@@ -150,109 +111,88 @@ def attention_kind(name: str) -> str | None:
 
 def layer_key(name: str, shape: Shape, family: Family) -> str:
     """One key for a layer of a model of that family, whatever style names it."""
-    place = _place(name, shape)
-    return place.flat if place.kind == "other" else _canonical(place, family, "lora_te1_")
-
-
-def _place(name: str, shape: Shape) -> _Place:
-    flat = name.replace(".processor.", ".").replace(".", "_").rstrip("_")
-    match = _WRAPPED.fullmatch(flat)
-    if match is not None:
-        rest = _tidied(match["rest"])
-        head, _ = split_head(rest)
-        if head is not None:
-            return _Place("unet", rest)
-        if rest in _OUTSIDE_BLOCKS:
-            return _Place("unet", _OUTSIDE_BLOCKS[rest])
-    elif (match := _TEXT.fullmatch(flat)) is not None and (prefix := _encoder(match, shape)):
-        inner = match["rest"]
-        return _Place(
-            "text", inner if inner == "text_projection" else f"text_model_{inner}", prefix
-        )
-    generic = _GENERIC.fullmatch(name)
-    if generic is not None:
-        rest = _tidied(generic[1].replace(".processor.", ".").replace(".", "_").rstrip("_"))
-        return _Place("other", _bare(rest), "lora_unet_" + rest)
-    return _Place("other", _bare(name), name)
-
-
-def _tidied(flat: str) -> str:
-    """Without what old versions of diffusers add to an attention's layers."""
-    flat = flat.removesuffix("_lora_layer")
-    return f"{flat}_0" if flat.endswith("_to_out") else flat
-
-
-def _bare(name: str) -> str:
-    return _BARE.fullmatch(name)[1].replace(".", "_").rstrip("_")
-
-
-def _encoder(match: re.Match, shape: Shape) -> str:
-    """kohya's prefix of the text encoder, _ENCODER for the first, "" for what is no CLIP's."""
-    if match["te"] is not None:
-        return f"lora_te{match['te']}_" if match["te"] else "lora_te_"
-    if match["clip"] is not None:
-        return "lora_te2_" if match["clip"] == "g" else _ENCODER
-    written = match[0].startswith(("text_encoder_", "lora_text_encoder", "lycoris_text_encoder"))
-    if written or "text_encoder_" in match[0]:
-        return "lora_te2_" if match["number"] == "2" else _ENCODER
-    if match["model"] is None and not _CLIP.fullmatch(match["rest"]):
-        return ""
-    wide = shape[0] if match["rest"].endswith("fc2") else shape[1] if len(shape) > 1 else shape[0]
-    return "lora_te2_" if wide == _SECOND_WIDTH else _ENCODER
+    found = place(name, shape)
+    return found.rest if found.kind == "other" else _canonical(found, family, "lora_te1_")
 
 
 def _families(
-    adapters: Sequence[Mapping[str, Shape]], placed: Sequence[Mapping[str, _Place]]
+    adapters: Sequence[Mapping[str, Shape]], placed: Sequence[Mapping[str, Place]]
 ) -> frozenset[str]:
     """Of all adapters together; empty where one contradicts another."""
-    pairs = [
-        (place, shapes[name])
-        for shapes, places in zip(adapters, placed, strict=True)
-        for name, place in places.items()
-    ]
-    unet = ((place.flat, shape) for place, shape in pairs if place.kind == "unet")
-    others = [place.flat for place, _ in pairs if place.kind == "other"]
-    two = any(place.written == "lora_te2_" for place, _ in pairs if place.kind == "text")
+    unet, others, two = [], [], False
+    for shapes, places in zip(adapters, placed, strict=True):
+        for name, (kind, head, rest) in places.items():
+            if kind == "unet":
+                unet.append((head, rest, shapes[name]))
+            elif kind == "other":
+                others.append(rest)
+            elif head == "lora_te2_":
+                two = True
     return families(unet, others, two)
 
 
-def _reading(found: frozenset[str], placed: Sequence[Mapping[str, _Place]]) -> tuple[Family, bool]:
+def _others(placed: Sequence[Mapping[str, Place]]) -> dict[str, str]:
+    """Layers of other models, by their names without prefixes → the name that all get: the
+    original's where it is known, else as the first adapter writes it.
+
+    Raises LoRA2Error where one has a layer whole of which another has a part.
+    """
+    written: dict[str, str] = {}
+    for places in placed:
+        for kind, name, rest in places.values():
+            if kind == "other":
+                written.setdefault(rest, name)
+    if not written:
+        return {}
+    for rest, (whole, within) in spelt(written).items():
+        if whole is not None:
+            written[rest] = f"lora_unet_{whole}"
+            if whole in written:
+                written[whole] = written[rest]
+        elif within in written:
+            raise LoRA2Error(
+                f"{shown(written[rest])} and {shown(written[within])} hold the same weights, the "
+                "one apart (diffusers' names) and the other in one matrix (the original's), so "
+                "that they cannot be added layer by layer; use adapters in one of the two forms"
+            )
+    return written
+
+
+def _reading(found: frozenset[str], placed: Sequence[Mapping[str, Place]]) -> tuple[Family, bool]:
     """The family by which diffusers' blocks are counted, and whether another would be as good."""
     possible = [UNETS[name] for name in UNETS if name in found] or [*UNETS.values()]
     family = SDXL if SDXL in possible else possible[0]
-    ways = {(one.layers, one.attention_up) for one in possible}
+    ways = [*{(one.layers, one.attention_up): one for one in possible}.values()]
     if len(ways) == 1:
         return family, False
-    for places in placed:
-        for place in places.values():
-            if place.kind == "unet" and place.flat.startswith(("down", "up", "mid")):
-                read = {_sgm(place.flat, one) for one in possible}
-                if len(read) > 1:
-                    return family, True
-    return family, False
+    heads = {
+        head
+        for places in placed
+        for kind, head, _ in places.values()
+        if kind == "unet" and head.startswith(_DIFFUSERS)
+    }
+    # the layer in it is called alike in all of them
+    return family, any(len({_sgm(head, "", one) for one in ways}) > 1 for head in heads)
 
 
-def _first_encoder(found: frozenset[str], placed: Sequence[Mapping[str, _Place]]) -> str:
+def _first_encoder(found: frozenset[str], placed: Sequence[Mapping[str, Place]]) -> str:
     """kohya calls the only text encoder te, the first of two te1."""
     if found and found <= {SD1.name, SD2.name}:
         return "lora_te_"
-    written = {p.written for places in placed for p in places.values() if p.kind == "text"}
     if found and found <= TWO_ENCODERS:
         return "lora_te1_"
+    written = {p.head for places in placed for p in places.values() if p.kind == "text"}
     return "lora_te_" if written == {"lora_te_"} else "lora_te1_"
 
 
-def _canonical(place: _Place, family: Family, first: str) -> str:
-    if place.kind == "other":
-        return place.written
-    if place.kind == "text":
-        second = place.written == "lora_te2_"
-        return (place.written if second else first) + place.flat
-    return "lora_unet_" + _sgm(place.flat, family)
+def _canonical(found: Place, family: Family, first: str) -> str:
+    """Of a layer of a UNet or a text encoder."""
+    if found.kind == "text":
+        return (found.head if found.head == "lora_te2_" else first) + found.rest
+    return _sgm(found.head, found.rest, family)
 
 
-def _sgm(flat: str, family: Family) -> str:
-    head, rest = split_head(flat)
-    if head is None:
-        return flat
-    return sgm_flat(head, rest, family.layers, family.attention_up) or flat
+def _sgm(head: str, rest: str, family: Family) -> str:
+    if not head:
+        return f"lora_unet_{rest}"
+    return f"lora_unet_{sgm_flat(head, rest, family.layers, family.attention_up)}"

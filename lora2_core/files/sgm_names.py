@@ -89,17 +89,25 @@ def head_of(flat: str, layers_per_block: int, attention_levels: tuple[bool, ...]
 
 def sgm_flat(
     head: str, rest: str, layers_per_block: int, attention_levels: tuple[bool, ...]
-) -> str | None:
-    """The original UNet's flat name of a layer in either style, from its beginning and the rest;
-    None for a layer that no such UNet has."""
-    found = head_of(head, layers_per_block, attention_levels)
+) -> str:
+    """The original UNet's flat name of a layer in either style, from its beginning and the rest; of
+    a layer that no such UNet has, the name it has."""
+    found = _written_head(head, layers_per_block, attention_levels)
     if found is None:
-        return None
+        return f"{head}_{rest}"
     if "_resnets_" in head:
         rest = _RESNET_FLAT.get(rest, rest)
     elif "_downsamplers_" in head:
         rest = "op"
     return f"{found}_{rest}"
+
+
+@lru_cache(maxsize=20_000)
+def _written_head(
+    flat: str, layers_per_block: int, attention_levels: tuple[bool, ...]
+) -> str | None:
+    found = head_of(flat, layers_per_block, attention_levels)
+    return None if found is None else str(found)
 
 
 def sgm_name(name: str, layers_per_block: int, attention_levels: tuple[bool, ...]) -> str:

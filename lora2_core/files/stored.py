@@ -8,6 +8,7 @@ ComfyUI's loader looks it up. Styles: kohya (`.lora_down.weight`), diffusers (`.
 
 import re
 from collections.abc import Mapping
+from math import prod
 from typing import NamedTuple
 
 from torch import Tensor
@@ -161,7 +162,7 @@ def _fitted(
             f"the factors of {shown(name)} do not fit together ({listed}); download or save the "
             "LoRA again"
         )
-    if alpha is not None and tensors[alpha].shape not in ((), (1,)):
+    if alpha is not None and prod(tensors[alpha].shape) != 1:
         raise LoRA2Error(
             f"{shown(alpha)} has shape {_sizes(tensors[alpha])} instead of one number; save the "
             "LoRA again"

@@ -1,8 +1,9 @@
 """A finished adapter, its components under names that all adapters share."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from pathlib import Path
 
 import torch
@@ -10,8 +11,9 @@ from torch import Tensor
 
 from ..errors import LoRA2Error
 from ..files.adapter_file import load_factors
+from ..files.alphas import settings_of
+from ..files.layer_shapes import layer_shape
 from ..files.lazy import LazyState
-from ..files.metadata import read_peft_note
 from ..files.module_names import Named, named
 from ..files.stored import Stored, seen, stored_components
 from ..signs import readable
@@ -51,11 +53,14 @@ class Adapter:
     def factors(self, component: str) -> tuple[Tensor, Tensor]:
         """(up [m, r], down [r, n]) in fp32, the scale in up; n is in·k·k for a convolution.
 
-        Raises LoRA2Error, naming the component, for NaN and infinity, and for what is beyond fp32
-        however its factors share it (scaling.scaled).
+        Raises LoRA2Error, naming the component, for NaN and infinity, for what is beyond fp32
+        however its factors share it (scaling.scaled), and for an alpha that cannot be told.
         """
         stored = self.components[component]
-        loaded = load_factors(self.state, stored, read_peft_note(self.metadata))
+        try:
+            loaded = load_factors(self.state, stored, settings_of(self.state))
+        except LoRA2Error as error:
+            raise LoRA2Error(f"{self.name}: {error}") from error
         up, down = loaded.up.flatten(1), loaded.down.flatten(1)
         return scaled(up, down, loaded.scale, f"{component} of {self.name}")
 
@@ -80,7 +85,8 @@ def together(adapters: Sequence[Adapter], base: str | None = None) -> list[Adapt
 
     Adapters that contradict each other keep the names they have.
     """
-    if len(adapters) < 2:
+    known = [one.families for one in adapters if one.families]
+    if len(adapters) < 2 or (known and not reduce(frozenset.__and__, known)):
         return list(adapters)
     shapes = [{s.name: s.shape for s in one.components.values()} for one in adapters]
     shared = named(shapes, base)
@@ -89,12 +95,28 @@ def together(adapters: Sequence[Adapter], base: str | None = None) -> list[Adapt
     return [_renamed(one, shared, at) for at, one in enumerate(adapters)]
 
 
+def assumptions(adapters: Iterable[Adapter]) -> str:
+    """What was taken for granted of them, a line each, "" if nothing was; of several that go
+    together, give `together`'s."""
+    return "".join(f"{assumed_of(one.name)}\n" for one in adapters if one.assumed)
+
+
+def assumed_of(name: str) -> str:
+    """That the blocks of this adapter, or of these, were read as SDXL's for want of a sign."""
+    return (
+        f"note: nothing in {name} tells which base model it is for; its blocks were read as SDXL's "
+        "(the command line's --base says otherwise)"
+    )
+
+
 def _renamed(adapter: Adapter, shared: Named, at: int) -> Adapter:
     names = shared.names[at]
     new = {old: names[stored.name] for old, stored in adapter.components.items()}
     return replace(
         adapter,
-        components={new[old]: stored for old, stored in adapter.components.items()},
+        components=_shaped(
+            ((new[old], stored) for old, stored in adapter.components.items()), shared.families
+        ),
         assumed=shared.assumed and adapter.assumed,
         splits={
             how: {new[old]: found for old, found in kept.items()}
@@ -127,5 +149,13 @@ def _adapter(name: str, state: Mapping[str, Tensor], base: str | None) -> Adapte
         found = named([{stored.name: stored.shape for stored in listed}], base)
     except LoRA2Error as error:
         raise LoRA2Error(f"{name}: {error}") from error
-    components = {found.names[0][stored.name]: stored for stored in listed}
+    components = _shaped(((found.names[0][one.name], one) for one in listed), found.families)
     return Adapter(name, state, components, found.families, found.assumed)
+
+
+def _shaped(pairs: Iterable[tuple[str, Stored]], families: frozenset[str]) -> dict[str, Stored]:
+    """Canonical name → component, its shape that of the layer where it is known."""
+    return {
+        name: stored._replace(shape=layer_shape(name, stored.shape, families))
+        for name, stored in pairs
+    }

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from ..errors import LoRA2Error
 
 _SIDES = {"input_blocks": "down", "middle_block": "middle", "output_blocks": "up"}
-_BLOCK = re.compile(r"lora_unet_(input_blocks|middle_block|output_blocks)_(\d+)_")
-_ENTRY = re.compile(r"(down|middle|up)\s*(\d*)\s*=\s*(\S+)")
+_BLOCK = re.compile(r"lora_unet_(input_blocks|middle_block|output_blocks)_(\d{1,6})_")
+_ENTRY = re.compile(r"(down|middle|up)\s*(\d{0,6})\s*=\s*(\S+)")
 
 
 @dataclass(frozen=True)

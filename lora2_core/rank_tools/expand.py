@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..errors import LoRA2Error
 from ..files.adapter_file import load_factors
-from ..files.metadata import read_peft_note
+from ..files.alphas import settings_of
 from .adapters import Adapter
 from .metadata import of_expanded
 from .outcome import KOHYA, Row
@@ -30,7 +30,7 @@ class Expanded(Mapping[str, Tensor]):
             Row(name, stored.rank, rank, 1.0, 1.0) for name, stored in adapter.components.items()
         ]
         self._adapter, self._rank = adapter, rank
-        self._note = read_peft_note(adapter.metadata)
+        self._settings = settings_of(adapter.state)
         self._keys: dict[str, tuple[str, str]] = {}
         for name, stored in adapter.components.items():
             kohya = name.startswith(KOHYA)
@@ -41,14 +41,13 @@ class Expanded(Mapping[str, Tensor]):
 
     def __getitem__(self, key: str) -> Tensor:
         name, role = self._keys[key]
-        factors = load_factors(self._adapter.state, self._adapter.components[name], self._note)
-        missing = self._rank - factors.rank
+        stored = self._adapter.components[name]
+        factors = load_factors(self._adapter.state, stored, self._settings)
         if role == "down":
-            rows = factors.down.new_zeros(missing, *factors.down.shape[1:])
-            return torch.cat([factors.down, rows])
+            return _padded(factors.down, 0, self._rank).reshape(self._rank, *stored.shape[1:])
         if role == "up":
-            columns = factors.up.new_zeros(factors.up.shape[0], missing, *factors.up.shape[2:])
-            up = torch.cat([factors.up, columns], 1)
+            up = _padded(factors.up, 1, self._rank)
+            up = up.reshape(len(up), self._rank, *(1 for _ in stored.shape[2:]))
             if name.startswith(KOHYA) or factors.scale == 1:
                 return up
             # in fp32, so that it is rounded when it is stored and not before
@@ -71,6 +70,15 @@ class Expanded(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._keys)
+
+
+def _padded(factor: Tensor, axis: int, rank: int) -> Tensor:
+    """With zeros up to `rank` along an axis; what torch cannot compute with (fp8) in fp32."""
+    if factor.element_size() < 2:
+        factor = factor.float()
+    shape = list(factor.shape)
+    shape[axis] = rank - shape[axis]
+    return torch.cat([factor, factor.new_zeros(shape)], axis)
 
 
 def highest_rank(adapter: Adapter) -> int:

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from ..errors import LoRA2Error
+from ..files.layer_shapes import shared_shape
 from ..files.module_names import attention_kind
+from ..files.stored import Stored
 from .adapters import Adapter, together
 from .assemble import Part, assemble
 from .blocks import BlockStrengths
@@ -117,15 +119,7 @@ def _nothing(ingredients: Sequence[Ingredient]) -> NothingLeft:
 
 def _part(name: str, ingredients: Sequence[Ingredient], how: str) -> Part:
     having = [one for one in ingredients if one.adds(name)]
-    first = having[0].adapter.components[name]
-    for other in having[1:]:
-        found = other.adapter.components[name].shape
-        if found != first.shape:
-            raise LoRA2Error(
-                f"{name} changes a layer of shape {_sizes(first.shape)} in "
-                f"{having[0].adapter.name}, but {_sizes(found)} in {other.adapter.name}; merge "
-                "adapters of one model, or keep the overlap alone"
-            )
+    stored = _common(name, [one.adapter for one in having])
 
     def load() -> tuple[Tensor, Tensor]:
         loaded = [_weighted(one, name) for one in having]
@@ -142,13 +136,27 @@ def _part(name: str, ingredients: Sequence[Ingredient], how: str) -> Part:
         known = known and known.weighted(having[0].weight_of(name))
     rank = sum(one.adapter.components[name].rank for one in having)
     what = f"{name} of {', '.join(one.adapter.name for one in having)}"
-    return Part(name, first, rank, load, what, known)
+    return Part(name, stored, rank, load, what, known)
 
 
 def _weighted(one: Ingredient, name: str) -> tuple[Tensor, Tensor]:
     """Its factors of that component, the weight in up."""
     what = f"{name} of {one.adapter.name}"
     return scaled(*one.adapter.factors(name), one.weight_of(name), what)
+
+
+def _common(name: str, having: Sequence[Adapter]) -> Stored:
+    """The first's component, in the shape of the layer; refuses those that differ in size."""
+    first = having[0].components[name]
+    for at, other in enumerate(having):
+        found = other.components[name].shape
+        if shared_shape(one.components[name].shape for one in having[: at + 1]) is None:
+            raise LoRA2Error(
+                f"{name} changes a layer of shape {_sizes(first.shape)} in {having[0].name}, but "
+                f"{_sizes(found)} in {other.name}; merge adapters of one model, or keep the "
+                "overlap alone"
+            )
+    return first._replace(shape=shared_shape(one.components[name].shape for one in having))
 
 
 def _in_turns(ranks: Sequence[int]) -> list[int]:
@@ -166,7 +174,7 @@ def _in_turns(ranks: Sequence[int]) -> list[int]:
 def _shared(name: str, adapters: Sequence[Adapter]) -> bool:
     if not all(name in adapter.components for adapter in adapters):
         return False
-    return len({adapter.components[name].shape for adapter in adapters}) == 1
+    return shared_shape(adapter.components[name].shape for adapter in adapters) is not None
 
 
 def _check_architectures(adapters: Sequence[Adapter]) -> None:

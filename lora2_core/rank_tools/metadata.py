@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from typing import NamedTuple
 
-from ..files.header import shown
-from ..files.metadata import NOTE, NOTE_VERSION, PEFT_NOTE, read_rank_note, with_trigger_words
+from ..files.header import PEFT_NOTE, shown
+from ..files.metadata import NOTE, NOTE_VERSION, read_rank_note, with_trigger_words
 from .adapters import Adapter
 from .tags import Table, added, read_tags, shortened
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from threading import Lock
 
-from ..files.adapter_file import alphas
+from ..files.alphas import alphas
 from ..layers.low_rank import rounding, singular_values
 from .adapters import Adapter
 from .cut import share_rank

@@ -13,16 +13,18 @@ SECTIONS = ("text 1", "text 2", "down", "middle", "up", "other")
 
 _SIDES = {"input_blocks": "down", "middle_block": "middle", "output_blocks": "up"}
 _UNET = re.compile(
-    r"lora_unet_(?P<side>input_blocks|middle_block|output_blocks)_(?P<block>\d+)_(?P<rest>.+)"
+    r"lora_unet_(?P<side>input_blocks|middle_block|output_blocks)_(?P<block>\d{1,6})_(?P<rest>.+)"
 )
-_TRANSFORMER = re.compile(r"(?:\d+_)?transformer_blocks_(?P<index>\d+)_(?P<layer>.+)")
+_TRANSFORMER = re.compile(r"(?:\d+_)?transformer_blocks_(?P<index>\d{1,6})_(?P<layer>.+)")
 _PROJECTION = re.compile(r"(attn[12])_to_(q|k|v|out)(?:_0)?")
 _FEED_FORWARD = {"ff_net_0_proj": "ff in", "ff_net_2": "ff out"}
 _PLAIN = {
     "proj_in": "proj in", "proj_out": "proj out", "in_layers_2": "conv 1", "out_layers_3": "conv 2",
     "emb_layers_1": "time", "skip_connection": "skip", "op": "resize", "conv": "resize",
 }  # fmt: skip
-_TEXT = re.compile(r"lora_te(?P<which>[12]?)_text_model_encoder_layers_(?P<layer>\d+)_(?P<rest>.+)")
+_TEXT = re.compile(
+    r"lora_te(?P<which>[12]?)_text_model_encoder_layers_(?P<layer>\d{1,6})_(?P<rest>.+)"
+)
 _TEXT_LAYERS = {
     "self_attn_q_proj": "self q", "self_attn_k_proj": "self k", "self_attn_v_proj": "self v",
     "self_attn_out_proj": "self out", "mlp_fc1": "ff in", "mlp_fc2": "ff out",
@@ -84,9 +86,13 @@ def place(name: str) -> Place:
 
 def order(found: Place) -> tuple:
     """Sorts places in forward order: text encoders, down, middle, up, others by their numbers."""
-    parts = re.split(r"(\d+)", found.row)
+    return *_row(found), _column(found)
+
+
+def _row(found: Place) -> tuple:
+    parts = re.split(r"(\d{1,6})", found.row)  # a stranger's number may have thousands of digits
     parts[1::2] = [int(number) for number in parts[1::2]]
-    return SECTIONS.index(found.section), parts, _column(found)
+    return SECTIONS.index(found.section), parts
 
 
 def _column(found: Place) -> tuple[int, str]:
@@ -96,7 +102,10 @@ def _column(found: Place) -> tuple[int, str]:
 
 def outline(places: Iterable[Place]) -> dict:
     """{"rows": [{row, section, block}…], "columns": […]} of those that occur, in forward order."""
-    found = sorted(set(places), key=order)
-    rows = {one.row: {"row": one.row, "section": one.section, "block": one.block} for one in found}
-    columns = {one.column: _column(one) for one in found}
-    return {"rows": list(rows.values()), "columns": sorted(columns, key=columns.get)}
+    found = list(places)
+    rows = sorted({one.row: one for one in found}.values(), key=_row)
+    columns = sorted({one.column: one for one in found}.values(), key=_column)
+    return {
+        "rows": [{"row": one.row, "section": one.section, "block": one.block} for one in rows],
+        "columns": [one.column for one in columns],
+    }

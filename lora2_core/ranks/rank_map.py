@@ -32,20 +32,30 @@ def of_report(report: Mapping) -> dict[str, int]:
     return _of_reports([report])[0]
 
 
+def assumed(reports: Sequence[Mapping], base: str | None = None) -> bool:
+    """Whether blocks of these, averaged together, are read as SDXL's for want of a sign."""
+    return named([one for one in _shapes(reports) if one is not None], base).assumed
+
+
 def _of_reports(reports: Sequence[Mapping], base: str | None = None) -> list[dict[str, int]]:
     """The same of several that belong together, so that one tells how another's blocks count."""
     found = [_ranks(report) for report in reports]
-    shapes = [{row["name"]: row.get("shape") for row in report["components"]} for report in reports]
-    whole = [all(map(_is_shape, one.values())) for one in shapes]
-    known = [
-        {name: tuple(shape) for name, shape in one.items()}
-        for one, complete in zip(shapes, whole, strict=True)
-        if complete
-    ]
-    names = iter(named(known, base).names)
+    shapes = _shapes(reports)
+    names = iter(named([one for one in shapes if one is not None], base).names)
     return [
-        _renamed(ranks, next(names)) if complete else ranks
-        for ranks, complete in zip(found, whole, strict=True)
+        ranks if own is None else _renamed(ranks, next(names))
+        for ranks, own in zip(found, shapes, strict=True)
+    ]
+
+
+def _shapes(reports: Sequence[Mapping]) -> list[dict[str, tuple[int, ...]] | None]:
+    """Component → shape, None of a report that does not have all of them."""
+    found = [{row["name"]: row.get("shape") for row in report["components"]} for report in reports]
+    return [
+        {name: tuple(shape) for name, shape in own.items()}
+        if all(map(_is_shape, own.values()))
+        else None
+        for own in found
     ]
 
 

@@ -1,15 +1,18 @@
 """What ranks an adapter has: rows that the viewer draws, ready for JSON."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from math import prod
 
 from torch import Tensor
 
 from ..errors import LoRA2Error
-from ..files.adapter_file import LoraState, alphas
+from ..files.adapter_file import LoraState
+from ..files.alphas import alphas, noted_alpha
 from ..files.header import Header
 from ..files.metadata import read_rank_note
 from ..files.module_names import canonical_names
+from ..files.peft_settings import peft_settings
 from ..files.stored import Stored, seen, seen_in_header, stored_components
 from ..rank_tools.expand import Expanded
 from ..rank_tools.outcome import Outcome
@@ -37,10 +40,20 @@ def report(state: LoraState, listed: list[Stored] | None = None, base: str | Non
 
 
 def report_from_header(header: Header, base: str | None = None) -> dict:
-    """The same from a file's header alone, in which alpha is null: it is a tensor's value."""
+    """The same from a file's header alone. alpha is null where it is a tensor's value, or cannot be
+    told."""
     sizes = {key: info.end - info.start for key, info in header.tensors.items()}
     listed = stored_components(seen_in_header(header))
-    return _report(listed, sizes, {}, header.metadata, base)
+    return _report(listed, sizes, _noted(listed, header), header.metadata, base)
+
+
+def _noted(listed: list[Stored], header: Header) -> dict[str, float | None]:
+    settings = peft_settings(header.metadata)
+    found = {}
+    for stored in listed if settings is not None else ():
+        with suppress(LoRA2Error):  # the ranks can still be shown
+            found[stored.name] = None if stored.alpha else noted_alpha(stored, settings)
+    return found
 
 
 def with_cut(report: dict, outcome: Outcome | Expanded) -> dict:

@@ -1,5 +1,7 @@
 """Merging, compressing, expanding and loading to a budget, in the real host."""
 
+import json
+
 import pytest
 import torch
 from host import checkpoints, graphs
@@ -188,6 +190,53 @@ def test_load_places_every_writers_names(host, style, keep):
     expected = graphs.sample(host, graphs.with_theirs(plain))
     assert not torch.equal(expected, graphs.sample(host))
     assert torch.allclose(found, expected, atol=2e-3 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("keep", ["everything", "rank"])
+def test_load_takes_the_alpha_that_peft_keeps_beside_the_file(host, keep):
+    generator = torch.Generator().manual_seed(5)
+    down, up = torch.randn(4, 320, generator=generator), torch.randn(320, 4, generator=generator)
+    loras = host.base / "models" / "loras"
+    (loras / f"peft_{keep}").mkdir()
+    name = f"peft_{keep}/adapter_model.safetensors"
+    tensors = {f"base_model.model.{D}.lora_A.weight": down,
+               f"base_model.model.{D}.lora_B.weight": up}  # fmt: skip
+    save_file(tensors, loras / name)
+    settings = {"peft_type": "LORA", "r": 4, "lora_alpha": 2, "alpha_pattern": {f"^{D}": 16}}
+    (loras / f"peft_{keep}" / "adapter_config.json").write_text(json.dumps(settings))
+    plain = f"alpha_{keep}.safetensors"
+    comfy = SPELLINGS["comfy"]
+    save_file(
+        {f"{comfy}.lora_A.weight": down, f"{comfy}.lora_B.weight": up,
+         f"{comfy}.alpha": torch.tensor(16.0)}, loras / plain
+    )  # fmt: skip
+    found = graphs.sample(host, graphs.with_ours(name, **(EVERYTHING | {"keep": keep, "rank": 4})))
+    expected = graphs.sample(host, graphs.with_theirs(plain))
+    assert not torch.equal(expected, graphs.sample(host))
+    assert torch.allclose(found, expected, atol=2e-3 * float(expected.abs().max()))
+
+
+def test_every_node_says_that_blocks_were_assumed_to_be_sdxls(host):
+    down, up = torch.ones(2, 640), torch.ones(640, 2)
+    name = "assumed.safetensors"
+    tensors = {f"unet.{D}.lora_A.weight": down, f"unet.{D}.lora_B.weight": up}
+    save_file(tensors, host.base / "models" / "loras" / name)
+    graph = Graph()
+    limits = {"keep": "rank", "rank": 1, "energy": 0.9, "megabytes": 1.0}
+    nodes = [
+        merged(graph, pick(graph, name)),
+        graph.node("LoRA2Compress", lora_name=name, **limits),
+        graph.node("LoRA2ExpandRanks", rank=0, **{"loras.lora_0": pick(graph, name)[0]}),
+        graph.node("LoRA2RankMap", lora_name=name),
+    ]
+    for node in nodes:
+        graph.node("PreviewAny", source=node[1])
+    heatmap = graph.node("LoRA2RankHeatmap", lora_name=name)
+    run = host.run(graph)
+    said = [run.outputs[node.id]["text"][0] for node in nodes]
+    said.append(run.outputs[heatmap.id]["lora2_ranks"][0]["note"])
+    assert [("read as SDXL's" in text) for text in said] == [True] * 5, said
+    assert run.outputs[nodes[3].id]["text"][0].endswith("1 components, rank 2 to 2, mean 2.0")
 
 
 def refused(host, graph, word):

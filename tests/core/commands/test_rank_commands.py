@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from peers import error
+from safetensors.torch import save_file
 
 from lora2_core.__main__ import main
 from lora2_core.files.adapter_file import LoraState, components, read
@@ -110,3 +111,38 @@ def test_a_name_may_hold_an_equals_sign(files, monkeypatch):
     assert main(["merge", "a=1.safetensors=0.5", "-o", "y.safetensors"]) == 0
     one, half = deltas(files / "x.safetensors"), deltas(files / "y.safetensors")
     assert all(error(half[name], 0.5 * one[name]) < 1e-3 for name in one)
+
+
+def test_a_folder_that_peft_saved_is_an_adapter(tmp_path, capsys):
+    """Its weights, with the scale of the settings beside them."""
+    folder = tmp_path / "dog"
+    folder.mkdir()
+    layer = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+    down, up = torch.randn(4, 640), torch.randn(640, 4)
+    save_file({f"base_model.model.{layer}.lora_A.weight": down,
+               f"base_model.model.{layer}.lora_B.weight": up},
+              folder / "adapter_model.safetensors")  # fmt: skip
+    (folder / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 16}))
+    name = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
+    for number, command in enumerate((
+        ["merge", f"{folder}=0.5", "-o", "OUT", "--precision", "fp32"],
+        ["compress", str(folder), "OUT", "--rank", "4", "--precision", "fp32"],
+        ["expand", str(folder), "OUT", "--rank", "8", "--precision", "fp32"],
+    )):  # fmt: skip
+        out = tmp_path / f"{number}.safetensors"
+        assert main([str(out) if part == "OUT" else part for part in command]) == 0
+        assert "nothing in dog tells which base model" in capsys.readouterr().out
+        weight = 0.5 if command[0] == "merge" else 1
+        assert error(deltas(out)[name], weight * 4 * up @ down) < 1e-5
+    assert main(["inspect", str(folder)]) == 0
+    assert "rank 4 to 4" in capsys.readouterr().out
+    assert main(["ranks", str(folder), "-o", str(tmp_path / "map.json")]) == 0
+    assert "nothing in dog tells" in capsys.readouterr().out
+    assert main(["ranks", str(folder), "-o", str(tmp_path / "b.json"), "--base", "sdxl"]) == 0
+    assert "note" not in capsys.readouterr().out
+
+
+def test_a_folder_without_an_adapter_is_no_file(tmp_path, capsys):
+    for command in (["inspect", str(tmp_path)], ["ranks", str(tmp_path), "-o", "x.json"]):
+        assert main(command) != 0
+        assert "is not a file" in capsys.readouterr().err

@@ -594,39 +594,6 @@ def test_other_tensors_that_make_no_sense_are_named():
         components({})
 
 
-PEFT_NOTES = {
-    "lora_alpha": ({"unet.lora_alpha": 16}, 16.0),
-    "stabilised": ({"unet.lora_alpha": 16, "unet.use_rslora": True}, 32.0),
-    "pattern": ({"unet.lora_alpha": 16, "unet.alpha_pattern": {"x.to_q": 2}}, 2.0),
-    "short pattern": ({"unet.lora_alpha": 16, "unet.alpha_pattern": {"to_q": 2}}, 2.0),
-    "not at a dot": ({"unet.lora_alpha": 16, "unet.alpha_pattern": {"o_q": 2}}, 16.0),
-    "other part": ({"text_encoder.lora_alpha": 16}, None),
-    "regular expression": ({"unet.alpha_pattern": {"(x+)+": 2}}, None),
-    "text": ({"unet.lora_alpha": "16"}, None),
-    "true": ({"unet.lora_alpha": True}, None),
-    "negative": ({"unet.lora_alpha": -1}, None),
-    "a list": ([], None),
-    "patterns are a list": ({"unet.alpha_pattern": [1]}, None),
-}
-
-
-@pytest.mark.parametrize(("note", "alpha"), PEFT_NOTES.values(), ids=PEFT_NOTES.keys())
-def test_pefts_alpha_is_taken_from_diffusers_metadata(note, alpha):
-    down, up = factors(4)
-    tensors = {"unet.x.to_q.lora_A.weight": down, "unet.x.to_q.lora_B.weight": up}
-    state = LoraState(tensors, {"lora_adapter_metadata": json.dumps(note)})
-    assert components(state)["unet.x.to_q"].alpha == alpha
-    state["unet.x.to_q.alpha"] = torch.tensor(3.0)
-    assert components(state)["unet.x.to_q"].alpha == 3
-
-
-@pytest.mark.parametrize("text", ["", "{", "NaN", "[" * 100_000, '{"unet.lora_alpha":1e999}'])
-def test_metadata_that_is_no_json_does_not_keep_a_file_from_loading(text):
-    down, up = factors(4)
-    tensors = {"unet.x.lora_A.weight": down, "unet.x.lora_B.weight": up}
-    assert components(LoraState(tensors, {"lora_adapter_metadata": text}))["unet.x"].alpha is None
-
-
 def test_scale_is_alpha_over_rank():
     down, up = factors(4)
     assert Factors(down, up, None).scale == 1

@@ -54,6 +54,28 @@ def test_text_encoders_ask_for_clip():
     assert str(both) == "matched 1 of 2 components; connect clip to apply the text encoders' part"
 
 
+@pytest.mark.parametrize(
+    "name", ["lora_te1_text_model_encoder_layers_0_mlp_fc1",
+             "text_encoder.text_model.final_layer_norm",
+             "base_model.model.text_model.encoder.layers.0.mlp.fc1"]
+)  # fmt: skip
+def test_text_encoders_layers_are_named_where_clip_is_there_and_has_none(name):
+    unet = {"lora_unet_b": (4, 4)}
+    listed = adapter(unet | {name: (4, 4)})
+    assert str(fit(listed, unet, "x", "y")).endswith(
+        "connect clip to apply the text encoders' part"
+    )
+    found = str(fit(listed, unet | {"lora_te1_text_model_other": (4, 4)}, "x", "y"))
+    assert "connect" not in found
+    assert f"warning: the model has no layer for '{name}'; left out" in found
+
+
+def test_what_is_left_out_is_named_and_counted():
+    unet = {"lora_unet_b": (4, 4)}
+    found = str(fit(adapter(unet | {f"other_{i}": (4, 4) for i in range(5)}), unet, "x", "y"))
+    assert "no layer for 'other_0', 'other_1', 'other_2' and 2 more; left out" in found
+
+
 def test_convolutions_compare_flattened():
     listed = stored_components(
         {

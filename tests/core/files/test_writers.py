@@ -1,5 +1,7 @@
 """The names that writers of SDXL and KOALA adapters give: one layer, one name, in every tool."""
 
+import random
+
 import pytest
 import torch
 from peers import family, layers
@@ -123,6 +125,31 @@ def test_a_whole_network_in_every_prefix(base, prefix):
     assert architecture(shapes) == base
     for name in layers(unet):
         assert found[prefix + spell(name)] == kohya_name(names.module_name(name))
+
+
+PREFIXES = ("lora_unet_", "lycoris_", "unet.", "diffusion_model.", "base_model.model.", "model.")
+MIXED = {
+    D: (KOHYA, (640, 640)),
+    S: (KOHYA, (640, 640)),
+    "down_blocks.1.resnets.0.conv1": ("lora_unet_input_blocks_4_0_in_layers_2", (640, 320, 3, 3)),
+    "down_blocks.0.downsamplers.0.conv": ("lora_unet_input_blocks_3_0_op", (320, 320, 3, 3)),
+    "up_blocks.0.upsamplers.0.conv": ("lora_unet_output_blocks_2_2_conv", (1280, 1280, 3, 3)),
+    "mid_block.attentions.0.proj_in": ("lora_unet_middle_block_1_proj_in", (1280, 1280)),
+    "time_embedding.linear_1": ("lora_unet_time_embed_0", (1280, 320)),
+    "conv_out": ("lora_unet_out_2", (4, 320, 3, 3)),
+    "out.2": ("lora_unet_out_2", (4, 320, 3, 3)),
+}
+
+
+@pytest.mark.parametrize("layer", MIXED)
+def test_prefixes_in_any_order_and_half_dots_half_underscores(layer):
+    expected, shape = MIXED[layer]
+    draw = random.Random(layer)
+    for _ in range(200):
+        name = "".join(draw.choices(PREFIXES, k=draw.randrange(4))) + layer
+        name = "".join("_" if c == "." and draw.random() < 0.5 else c for c in name)
+        name += "_" * draw.randrange(3)
+        assert canonical_names(SDXL_ALONE | {name: shape})[name] == expected, name
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ from lora2_core.files.adapter_file import LoraState, pack, read
 from lora2_core.files.header import read_header
 from lora2_core.files.metadata import training_metadata
 from lora2_core.files.writing import write
+from lora2_core.rank_tools import Ingredient, merge, open_adapter
+from lora2_core.ranks import rank_map
 from lora2_core.ranks.rank_report import report, report_from_header
 
 LAYERS = {"a.q": (1, 8, (6,)), "a.k": (3, 4, (10,)), "b.conv": (4, 6, (2, 3, 3)), "c": (1, 2, (2,))}
@@ -156,3 +158,28 @@ def test_one_layer_under_two_names_is_reported_all_the_same():
         state[f"{name}.lora_A.weight"] = torch.ones(2, 8)
         state[f"{name}.lora_B.weight"] = torch.ones(8, 2)
     assert [row["name"] for row in report(state)["components"]] == list(names)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lora_unet_input_blocks_{}_1_proj_in",
+        "lora_unet_input_blocks_4_1_transformer_blocks_{}_attn1_to_q",
+        "unet.down_blocks.{}.attentions.0.proj_in",
+        "lora_te1_text_model_encoder_layers_{}_mlp_fc1",
+        "transformer.transformer_blocks.{}.attn.to_q",
+    ],
+)
+def test_numbers_of_thousands_of_digits_are_names_like_others(name):
+    name = name.format("9" * 5000)
+    state = LoraState({f"{name}.lora_A.weight": torch.ones(2, 8),
+                       f"{name}.lora_B.weight": torch.ones(8, 2)})  # fmt: skip
+    assert [row["rank"] for row in report(state)["components"]] == [2]
+    assert len(merge([Ingredient(open_adapter(state))]).state) > 1
+    assert rank_map.averaged([report(state)])["totals"]["components"] == 1
+
+
+def test_a_name_of_nothing_is_a_name_like_others():
+    for name in ("", "_", "."):
+        row = {"name": name, "rank": 1, "shape": [3, 4]}
+        assert list(rank_map.of_report({"components": [row]}).values()) == [1]
