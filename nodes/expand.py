@@ -48,6 +48,7 @@ class LoRA2ExpandRanks(io.ComfyNode):
         loras = [LoraState(dict(one), one.metadata) for one in expanded]
         before = [row.before for one in expanded for row in one.rows]
         text = f"{len(loras)} adapters, rank {min(before)} to {max(before)} → {rank}"
+        text += "".join(dict.fromkeys(one.beside for one in expanded))
         reports = [
             rank_report.with_cut(rank_report.report(lora), one)
             for lora, one in zip(loras, expanded, strict=True)

@@ -26,6 +26,6 @@ def run(options: argparse.Namespace) -> None:
     ranks = [row.before for row in expanded.rows]
     print(
         f"{assumptions([adapter])}{len(ranks)} components, rank {min(ranks)} to {max(ranks)} → "
-        f"{expanded.rows[0].after}\n"
+        f"{expanded.rows[0].after}{expanded.beside}\n"
         f"{said(path)}"
     )

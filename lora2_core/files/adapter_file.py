@@ -13,12 +13,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import LoRA2Error
-from . import metadata
+from . import metadata, tucker
 from .header import read_header, shown
 from .layout import alpha_value
 from .metadata import peft_alpha, read_peft_note
 from .module_names import kohya_name
-from .stored import Stored, seen, split_key, stored_components
+from .stored import FORMS, Stored, contents, owner, seen, stored_components
 
 
 class LoraState(dict):
@@ -97,15 +97,19 @@ def as_state(lora: Mapping[str, Tensor]) -> LoraState:
         return lora
     state = LoraState(lora)
     try:
-        stored_components(seen(state))
+        contents(seen(state))
     except LoRA2Error:
         return state
     renamed = LoraState()
     for key, tensor in state.items():
-        name, _ = split_key(key)
-        if not name.startswith("diffusion_model."):
+        name = owner(key)
+        if not name:
+            renamed[key] = tensor
+        elif not name.startswith("diffusion_model."):
             return state
-        renamed[kohya_name(name.removeprefix("diffusion_model.")) + key[len(name) :]] = tensor
+        else:
+            module = name.removeprefix("diffusion_model.")
+            renamed[kohya_name(module) + key[len(name) :]] = tensor
     return renamed
 
 
@@ -139,8 +143,8 @@ def components(state: Mapping[str, Tensor]) -> dict[str, Factors]:
     """An adapter's components by name; a name is what the file writes before the factors' ending.
 
     A LoraState of diffusers carries PEFT's alpha in its metadata; it counts where the file has no
-    alpha tensor. A third factor (`lora_mid`) is folded into down. Raises LoRA2Error, naming the
-    key, for other kinds of adapters (LoHa, LoKr, DoRA, …) and for factors that do not fit.
+    alpha tensor. A third factor (`lora_mid`) is folded into down; a LoHa or LoKr is rewritten as
+    two factors. Raises LoRA2Error, naming the key, where there are none or they do not fit.
     """
     note = read_peft_note(getattr(state, "metadata", {}))
     return {
@@ -156,7 +160,21 @@ def alphas(state: Mapping[str, Tensor], listed: Iterable[Stored]) -> dict[str, f
 
 def load_factors(state: Mapping[str, Tensor], stored: Stored, note: Mapping) -> Factors:
     """One component; note: metadata.read_peft_note of the whole adapter."""
+    if stored.kind:
+        return _rewritten(state, stored, _alpha(state, stored, note))
     return Factors(_down(state, stored), state[stored.up], _alpha(state, stored, note))
+
+
+def _rewritten(state: Mapping[str, Tensor], stored: Stored, alpha: float | None) -> Factors:
+    """Another form of product as two factors of scale 1."""
+    form = next(form for form in FORMS if stored.kind == form.NAME)
+    parts = {role: state[f"{stored.name}.{role}"] for role in stored.roles}
+    size = form.dimension({role: tensor.shape for role, tensor in parts.items()})
+    up, down = form.factors(parts, stored.rank)
+    scale = 1.0 if alpha is None or size is None else alpha / size
+    shape = stored.shape
+    up = (up * scale).view(shape[0], stored.rank, *(1 for _ in shape[2:]))
+    return Factors(down.view(stored.rank, *shape[1:]), up, None)
 
 
 def _down(state: Mapping[str, Tensor], stored: Stored) -> Tensor:
@@ -164,7 +182,7 @@ def _down(state: Mapping[str, Tensor], stored: Stored) -> Tensor:
     down = state[stored.down]
     if stored.mid is None:
         return down
-    return torch.einsum("mnhw,nj->mjhw", state[stored.mid].float(), down.float().flatten(1))
+    return tucker.folded(state[stored.mid], down.flatten(1))
 
 
 def _alpha(state: Mapping[str, Tensor], stored: Stored, note: Mapping) -> float | None:

@@ -7,13 +7,17 @@ from math import prod
 import torch
 from torch import Tensor
 
+from ..errors import LoRA2Error
 from ..files.adapter_file import LoraState
 from ..files.size import overhead
 from ..files.stored import Stored
+from .carried import Carried
 from .cut import Cut
 from .outcome import Outcome, Row, put
 from .parallel import in_order
 from .split import Split, split
+
+_MOST = 2**31  # numbers of factors that are not cut
 
 
 @dataclass(frozen=True)
@@ -39,12 +43,18 @@ def assemble(
     dtype: torch.dtype,
     saved_as: torch.dtype,
     on_component: Callable[[int, int], None] | None = None,
+    carried: Carried | None = None,
 ) -> Outcome:
     """The new adapter, its factors in `dtype`; a budget counts in `saved_as`.
+
+    carried: what lies beside the components.
 
     For a budget every component is factorised twice: once to learn where the energy is, once to
     cut. Keeping all factors would take the memory of the whole.
     """
+    carried = carried or Carried()
+    if cut.keeps_all:
+        _check_size(parts)
     total = len(parts) * (2 if cut.needs_all else 1)
     done = 0
 
@@ -65,7 +75,8 @@ def assemble(
             part.name: (part.stored.shape, len(found))
             for part, found in zip(parts, energies, strict=True)
         }
-        ranks = cut.ranks_of(energies, costs, overhead(highest, metadata))
+        fixed = overhead(highest, metadata, carried.sizes(saved_as))
+        ranks = cut.ranks_of(energies, costs, fixed)
 
     def work(one: tuple[Part, int | None]) -> tuple[float, float, Tensor, Tensor]:
         whole, share, (up, down) = _kept(one[0], cut, one[1])
@@ -77,7 +88,18 @@ def assemble(
         put(state, part.name, part.stored, up, down)
         rows.append(Row(part.name, part.rank, down.shape[0], whole, share))
         tick()
-    return Outcome(state, rows)
+    state.update({key: load() for key, load in carried.tensors.items()})
+    return Outcome(state, rows, str(carried))
+
+
+def _check_size(parts: Sequence[Part]) -> None:
+    """A LoKr of a few megabytes can stand for factors of many gigabytes."""
+    size = sum(part.rank * _width(part.stored) for part in parts if part.stored.kind)
+    if size > _MOST:
+        raise LoRA2Error(
+            f"written out as two factors, the LoHa and LoKr components would take "
+            f"{size * 4 / 1e9:.1f} GB; keep a rank, an energy or a size of them"
+        )
 
 
 def _kept(part: Part, cut: Cut, rank: int | None) -> tuple[float, float, tuple[Tensor, Tensor]]:

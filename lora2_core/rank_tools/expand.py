@@ -9,6 +9,7 @@ from ..errors import LoRA2Error
 from ..files.adapter_file import load_factors
 from ..files.metadata import read_peft_note
 from .adapters import Adapter
+from .carried import of_one
 from .metadata import of_expanded
 from .outcome import KOHYA, Row
 
@@ -31,6 +32,9 @@ class Expanded(Mapping[str, Tensor]):
         ]
         self._adapter, self._rank = adapter, rank
         self._note = read_peft_note(adapter.metadata)
+        carried = of_one(adapter)
+        self.beside = str(carried)
+        self._beside = carried.tensors
         self._keys: dict[str, tuple[str, str]] = {}
         for name, stored in adapter.components.items():
             kohya = name.startswith(KOHYA)
@@ -40,6 +44,8 @@ class Expanded(Mapping[str, Tensor]):
                 self._keys[f"{name}.alpha"] = name, "alpha"
 
     def __getitem__(self, key: str) -> Tensor:
+        if key in self._beside:
+            return self._beside[key]()
         name, role = self._keys[key]
         factors = load_factors(self._adapter.state, self._adapter.components[name], self._note)
         missing = self._rank - factors.rank
@@ -55,10 +61,10 @@ class Expanded(Mapping[str, Tensor]):
         return torch.tensor(alpha * self._rank / factors.rank, dtype=torch.float32)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._keys)
+        return iter((*self._keys, *self._beside))
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._keys) + len(self._beside)
 
 
 def highest_rank(adapter: Adapter) -> int:

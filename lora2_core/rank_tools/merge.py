@@ -13,6 +13,7 @@ from ..files.module_names import attention_kind
 from .adapters import Adapter, together
 from .assemble import Part, assemble
 from .blocks import BlockStrengths
+from .carried import of_several
 from .cut import Cut
 from .metadata import of_merged
 from .outcome import Outcome
@@ -79,7 +80,10 @@ def merge(
     else:
         _check_architectures(adapters)
     parts = [_part(name, ingredients, cut.how) for name in names]
-    return assemble(parts, cut, of_merged(ingredients), dtype, saved_as or dtype, on_component)
+    carried = of_several(ingredients, overlap)
+    return assemble(
+        parts, cut, of_merged(ingredients), dtype, saved_as or dtype, on_component, carried
+    )
 
 
 def _part(name: str, ingredients: Sequence[Ingredient], how: str) -> Part:
