@@ -118,7 +118,8 @@ def _opened(lora_name: str, limit, node_id: str | None, base: str | None) -> Ada
     adapter = open_adapter(path, lora_name)
     if adapter.assumed and base is not None:
         adapter = open_adapter(path, lora_name, base)
-    if limit.keeps_all or size_of_factors(adapter) > _MOST_KEPT:
+    size = size_of_factors((stored, stored.rank) for stored in adapter.components.values())
+    if limit.keeps_all or size > _MOST_KEPT:
         return adapter
     status = path.stat()
     key = (path, status.st_mtime_ns, status.st_size, limit.how, tuple(adapter.components))

@@ -47,7 +47,7 @@ def factors(parts: Mapping[str, Tensor], rank: int) -> tuple[Tensor, Tensor]:
     """(up [m, rank], down [rank, n]) in fp32 of scale 1, n = in·k·k for a convolution."""
     up1, down1 = _matrices(parts, "lokr_w1", None)
     up2, down2 = _matrices(parts, "lokr_w2", parts.get("lokr_t2"))
-    return torch.kron(up1, up2), torch.kron(down1, down2)
+    return _kronecker(up1, up2), _kronecker(down1, down2)
 
 
 def _half(shapes: Mapping[str, Shape], role: str, core: Shape | None) -> tuple[int, Shape] | None:
@@ -80,3 +80,9 @@ def _matrices(parts: Mapping[str, Tensor], role: str, core: Tensor | None) -> tu
 def _whole(matrix: Tensor) -> tuple[Tensor, Tensor]:
     unit = torch.eye(min(matrix.shape))
     return (matrix, unit) if matrix.shape[0] >= matrix.shape[1] else (unit, matrix)
+
+
+def _kronecker(one: Tensor, other: Tensor) -> Tensor:
+    """torch.kron without its demands on how a matrix lies in memory."""
+    blocks = one[:, None, :, None] * other[None, :, None, :]
+    return blocks.reshape(one.shape[0] * other.shape[0], one.shape[1] * other.shape[1])

@@ -21,6 +21,8 @@ from ..signs import readable
 from .outcome import KOHYA
 from .split import Split, split
 
+_MOST = 2**31  # numbers of factors
+
 
 @dataclass(frozen=True)
 class Adapter:
@@ -143,12 +145,20 @@ def factorised(
     return replace(adapter, splits={**adapter.splits, how: kept})
 
 
-def size_of_factors(adapter: Adapter) -> int:
-    """How many numbers the factors of all components have, those of a LoHa or LoKr written out."""
-    return sum(
-        stored.rank * (stored.shape[0] + prod(stored.shape[1:]))
-        for stored in adapter.components.values()
-    )
+def size_of_factors(parts: Iterable[tuple[Stored, int]]) -> int:
+    """How many numbers the factors of components at those ranks have."""
+    return sum(rank * (one.shape[0] + prod(one.shape[1:])) for one, rank in parts)
+
+
+def check_size(parts: Iterable[tuple[Stored, int]]) -> None:
+    """Raises LoRA2Error if components of a LoHa or LoKr are too large to be written out: a file of
+    a few megabytes can stand for factors of many gigabytes."""
+    size = size_of_factors((stored, rank) for stored, rank in parts if stored.kind)
+    if size > _MOST:
+        raise LoRA2Error(
+            f"written out as two factors, the components of a LoHa or LoKr would take "
+            f"{size * 4 / 1e9:.1f} GB; compress it to a rank, an energy or a size"
+        )
 
 
 def _adapter(name: str, state: Mapping[str, Tensor], base: str | None) -> Adapter:

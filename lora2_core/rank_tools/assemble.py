@@ -7,17 +7,15 @@ from math import prod
 import torch
 from torch import Tensor
 
-from ..errors import LoRA2Error
 from ..files.adapter_file import LoraState
 from ..files.size import overhead
 from ..files.stored import Stored
+from .adapters import check_size
 from .carried import Carried
 from .cut import Cut
 from .outcome import Outcome, Row, put
 from .parallel import in_order
 from .split import Split, split
-
-_MOST = 2**31  # numbers of factors that are not cut
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ def assemble(
     """
     carried = carried or Carried()
     if cut.keeps_all:
-        _check_size(parts)
+        check_size((part.stored, part.rank) for part in parts)
     total = len(parts) * (2 if cut.needs_all else 1)
     done = 0
 
@@ -90,16 +88,6 @@ def assemble(
         tick()
     state.update({key: load() for key, load in carried.tensors.items()})
     return Outcome(state, rows, str(carried))
-
-
-def _check_size(parts: Sequence[Part]) -> None:
-    """A LoKr of a few megabytes can stand for factors of many gigabytes."""
-    size = sum(part.rank * _width(part.stored) for part in parts if part.stored.kind)
-    if size > _MOST:
-        raise LoRA2Error(
-            f"written out as two factors, the LoHa and LoKr components would take "
-            f"{size * 4 / 1e9:.1f} GB; keep a rank, an energy or a size of them"
-        )
 
 
 def _kept(part: Part, cut: Cut, rank: int | None) -> tuple[float, float, tuple[Tensor, Tensor]]:

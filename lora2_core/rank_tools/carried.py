@@ -69,7 +69,7 @@ def of_several(ingredients: Sequence, overlap: bool) -> Carried:
             continue
         if extra.kind.adds:
             _check_shapes(key, parts)
-        tensors[key] = lambda parts=parts: _summed(parts)
+        tensors[key] = lambda parts=parts: _result(parts)
         extras[key] = extra
     return Carried(tensors, extras, left_out)
 
@@ -143,9 +143,10 @@ def _changes(one, layer: str) -> bool:
     )
 
 
-def _summed(parts: Sequence[tuple]) -> Tensor:
-    if len(parts) == 1 and parts[0][3] == 1:
-        return parts[0][0].adapter.beside(parts[0][1])
+def _result(parts: Sequence[tuple]) -> Tensor:
+    one, key, extra, weight = parts[0]
+    if not extra.kind.adds or (len(parts) == 1 and weight == 1):
+        return one.adapter.beside(key)
     return sum(weight * one.adapter.beside(key).float() for one, key, _, weight in parts)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..errors import LoRA2Error
 from ..files.adapter_file import load_factors
 from ..files.metadata import read_peft_note
-from .adapters import Adapter
+from .adapters import Adapter, check_size
 from .carried import of_one
 from .metadata import of_expanded
 from .outcome import KOHYA, Row
@@ -26,6 +26,7 @@ class Expanded(Mapping[str, Tensor]):
     retained = 1.0
 
     def __init__(self, adapter: Adapter, rank: int):
+        check_size((stored, rank) for stored in adapter.components.values())
         self.metadata = of_expanded(adapter)
         self.rows = [
             Row(name, stored.rank, rank, 1.0, 1.0) for name, stored in adapter.components.items()

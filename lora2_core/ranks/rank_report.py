@@ -69,8 +69,9 @@ def of_rows(rows: Sequence[Mapping], method: str | None) -> dict:
     """A report of its components' rows: totals, and the rows and columns that occur."""
     ranks = [row["rank"] for row in rows]
     weights = [row["shape"][0] + prod(row["shape"][1:]) for row in rows]
-XX:  # a file of norms and biases alone
+    if not rows:  # a file of norms and biases alone
         ranks, weights = [0], [1]
+    parameters = sum(rank * weight for rank, weight in zip(ranks, weights, strict=True))
     totals = {
         "components": len(rows),
         "bytes": sum(row["bytes"] for row in rows),
