@@ -9,21 +9,30 @@ import torch
 from torch import Tensor
 
 from ..errors import LoRA2Error
-from .adapter_file import alphas
+from .adapter_file import alphas, load_factors
 from .beside import Extra, hosted_tensor
 from .header import shown
+from .metadata import read_peft_note
 from .stored import Stored
 
 
 def hosted(
     state: Mapping[str, Tensor], listed: Iterable[Stored], names: Mapping[str, str]
 ) -> dict[str, Tensor]:
-    """The components that `names` (component → the loader's name) has; tensors are not copied."""
+    """The components that `names` (component → the loader's name) has; tensors are not copied, but
+    for a LoKr in Tucker form."""
     placed = [stored for stored in listed if stored.name in names]
     scales = alphas(state, placed)
+    note = read_peft_note(getattr(state, "metadata", {}))
     found: dict[str, Tensor] = {}
     for stored in placed:
         name = names[stored.name]
+        if "lokr_t2" in stored.roles:
+            # the host's torch.kron cannot view the product with the core, and leaves the layer out
+            factors = load_factors(state, stored, note)
+            found[f"{name}.lora_up.weight"] = factors.up
+            found[f"{name}.lora_down.weight"] = factors.down
+            continue
         if scales[stored.name] is not None:
             found[f"{name}.alpha"] = torch.tensor(scales[stored.name])
         if stored.kind:
