@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from math import prod
 
 from ..errors import LoRA2Error
 from .beside import ALPHA, BIAS, FACTOR_BIAS, NORM, SET, WEIGHT, Extra, said
@@ -82,10 +81,8 @@ def nothing_fits(found: FitBeside, name: str, model: str) -> None:
 
 def _fits(extra: Extra, weight: tuple[int, ...]) -> bool:
     if extra.kind in (BIAS, FACTOR_BIAS):
-        return prod(extra.shape) == weight[0]
-    if extra.kind in (NORM, WEIGHT, SET):
-        return prod(extra.shape) == prod(weight)
-    return True
+        return extra.shape == weight[:1]
+    return extra.shape == weight or extra.kind not in (NORM, WEIGHT, SET)
 
 
 def _sizes(shape: tuple[int, ...]) -> str:

@@ -8,6 +8,7 @@ ComfyUI's loader looks it up. Styles: kohya (`.lora_down.weight`), diffusers (`.
 
 import re
 from collections.abc import Mapping
+from math import prod
 from typing import NamedTuple
 
 from torch import Tensor
@@ -196,6 +197,11 @@ def _product(
         raise LoRA2Error(
             f"{shown(name)} is changed by two adapters of different kinds ({listed}); save each to "
             "a file of its own"
+        )
+    if alpha is not None and prod(tensors[alpha].shape) != 1:
+        raise LoRA2Error(
+            f"{shown(alpha)} has shape {_sizes(tensors[alpha])} instead of one number; save the "
+            "LoRA again"
         )
     shapes = {role: tensors[key].shape for role, key in keys.items()}
     floating = all(tensors[key].floating for key in keys.values())

@@ -131,6 +131,11 @@ def test_a_small_file_cannot_ask_for_a_huge_matrix():
         contents({"a.lokr_w1": Seen((200, 200), True), "a.lokr_w2": Seen((200, 200), True)})
 
 
+def test_an_alpha_of_several_numbers_is_named():
+    with pytest.raises(LoRA2Error, match=r"'lora_unet_a\.alpha' has shape 2 instead"):
+        components(state_of(loha()) | {"lora_unet_a.alpha": torch.ones(2)})
+
+
 def test_two_kinds_on_one_layer_are_refused():
     both = state_of(loha()) | state_of(drawn(W1["whole"] | W2["whole"]))
     with pytest.raises(LoRA2Error, match="two adapters of different kinds"):
