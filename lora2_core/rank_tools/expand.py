@@ -56,7 +56,8 @@ class Expanded(Mapping[str, Tensor]):
         if role == "up":
             columns = factors.up.new_zeros(factors.up.shape[0], missing, *factors.up.shape[2:])
             up = torch.cat([factors.up, columns], 1)
-            return up if name.startswith(KOHYA) else up * factors.scale
+            plain = name.startswith(KOHYA) or factors.scale == 1
+            return up if plain else up.float() * factors.scale
         # without an alpha the scale is 1
         alpha = factors.rank if factors.alpha is None else factors.alpha
         return torch.tensor(alpha * self._rank / factors.rank, dtype=torch.float32)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from host import graphs
+from host import checkpoints, graphs
 from host.comfy_host import Graph
 from host.test_rank_tools import EVERYTHING, loaded
 from safetensors.torch import load_file, save_file
@@ -189,3 +189,32 @@ def test_compress_then_save_then_load_keeps_norms_and_biases(host):
     expected = graphs.sample(host, graphs.with_theirs(name))
     theirs = graphs.with_theirs(str(path.relative_to(host.base / "models" / "loras")))
     assert difference(graphs.sample(host, theirs), expected) < 2e-3
+
+
+@pytest.mark.parametrize("algorithm", ["LoRA", "LoHa", "LoKr"])
+def test_the_hosts_own_training_goes_through_every_tool(host, algorithm):
+    """What Train LoRA leaves after two steps, through merge and compress with nothing lost."""
+    graph = Graph()
+    checkpoint = checkpoints.load(host, graph, "small_koala")
+    data = graphs.dataset(host, graph, checkpoint.clip, checkpoint.vae)
+    trained = graph.node(
+        "TrainLoraNode", model=checkpoint.model, latents=data[0], positive=data[1], batch_size=1,
+        grad_accumulation_steps=1, steps=2, learning_rate=1e-2, rank=2, optimizer="AdamW",
+        loss_function="MSE", seed=0, training_dtype="fp32", lora_dtype="fp32",
+        algorithm=algorithm, gradient_checkpointing=True, existing_lora="[None]",
+        checkpoint_depth=1, offloading=False, bucket_mode=False, bypass_mode=False,
+        quantized_backward=False,
+    )  # fmt: skip
+    compressed = graph.node("LoRA2Compress", lora_name="(connected lora)", lora=trained[0],
+                            **(EVERYTHING | {"keep": "rank", "rank": 4}))  # fmt: skip
+    own = graphs.save(graph, trained, f"kinds/{algorithm} own")
+    small = graphs.save(graph, compressed, f"kinds/{algorithm} small")
+    run = host.run(graph)
+    assert "norms" in run.outputs[compressed.id]["text"][0]
+    folder = host.base / "models" / "loras"
+    names = [str(graphs.saved_file(host, run, one).relative_to(folder)) for one in (own, small)]
+    whole, cut = (graphs.sample(host, graphs.with_theirs(name)) for name in names)
+    assert difference(whole, graphs.sample(host)) > 0.01
+    assert torch.equal(graphs.sample(host, graphs.with_ours(names[0])), whole)
+    if algorithm != "LoKr":  # a whole second matrix has a rank of its own
+        assert difference(cut, whole) < 2e-3
