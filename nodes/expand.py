@@ -51,7 +51,7 @@ class LoRA2ExpandRanks(io.ComfyNode):
         before = [row.before for one in expanded for row in one.rows]
         ranks = f"rank {min(before)} to {max(before)} → {rank}"
         text = f"{assumptions(adapters)}{len(loras)} adapters, {ranks}"
-        text += "".join(noted(one.left_out) for one in expanded)
+        text += "".join(dict.fromkeys(one.beside + noted(one.left_out) for one in expanded))
         reports = [
             rank_report.with_cut(rank_report.report(lora), one)
             for lora, one in zip(loras, expanded, strict=True)

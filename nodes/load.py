@@ -4,13 +4,14 @@ from comfy_api.latest import io
 from safetensors.torch import load_file
 
 from ..lora2_core.files.adapter_file import LoraState
-from ..lora2_core.files.fit import fit
+from ..lora2_core.files.fit import Fit, fit
+from ..lora2_core.files.fit_beside import fit_beside, nothing_fits
 from ..lora2_core.files.header import read_header
-from ..lora2_core.files.hosted import hosted
+from ..lora2_core.files.hosted import hosted, hosted_beside
 from ..lora2_core.files.peft_folder import stamp
-from ..lora2_core.files.stored import seen, seen_in_header, stored_components
+from ..lora2_core.files.stored import contents, seen, seen_in_header
 from ..lora2_core.rank_tools import Adapter, Ingredient, merge, open_adapter
-from ..lora2_core.rank_tools.adapters import factorised
+from ..lora2_core.rank_tools.adapters import factorised, size_of_factors
 from ..lora2_core.rank_tools.blocks import parse_blocks
 from ..lora2_core.rank_tools.merge import NothingLeft
 from ..lora2_core.ranks import rank_report
@@ -18,6 +19,7 @@ from .host import folders, loader, progress
 from .host.model import describe
 from .sockets import ADVANCED, CATEGORY, SAVED_AS, FileNode, RankReport, cut, cut_inputs
 
+_MOST_KEPT = 2**30  # numbers; a LoKr of a few megabytes can have factors of gigabytes
 _last: tuple[tuple, Adapter] | None = None  # one file's factorisation: the slider moves on one
 
 
@@ -78,10 +80,15 @@ class LoRA2Load(FileNode):
     ) -> io.NodeOutput:  # fmt: skip
         limit, shares = cut(**limits), (self_attention, cross_attention, parse_blocks(blocks))
         header = read_header(folders.lora_path(lora_name))
-        listed = stored_components(seen_in_header(header))
-        targets = loader.target_shapes(model, clip)
-        found = fit(listed, targets, lora_name, describe(model))
-        text, names = str(found), found.names
+        inside = contents(seen_in_header(header))
+        targets, called = loader.target_shapes(model, clip), describe(model)
+        found = Fit((), ())
+        if inside.components:
+            found = fit(inside.components, targets, lora_name, called)
+        beside = fit_beside(inside.extras, inside.components, targets, lora_name, called)
+        if not inside.components:
+            nothing_fits(beside, lora_name, called)
+        text, names = f"{found}{beside}", found.names
         outcome = None
         if limit.keeps_all and shares == (1.0, 1.0, parse_blocks("")):
             # as the host's loader does, without a copy of what the system has mapped
@@ -94,16 +101,17 @@ class LoRA2Load(FileNode):
                 text += "\nevery strength is 0: nothing of it is applied"
                 report = rank_report.report_from_header(header, targets.base)
                 return io.NodeOutput(model, clip, report, ui={"text": [text]})
-            state, listed = outcome.state, stored_components(seen(outcome.state))
-            places = {one.name: targets.find(one.name, one.shape) for one in listed}
+            state, inside = outcome.state, contents(seen(outcome.state))
+            places = {one.name: targets.find(one.name, one.shape) for one in inside.components}
             names = {name: place for name, place in places.items() if place is not None}
-        report = rank_report.report(state, listed, targets.base)
+            beside = fit_beside(inside.extras, inside.components, targets, lora_name, called)
+        report = rank_report.report(state, inside, targets.base)
         if outcome is not None:
             report = rank_report.with_cut(report, outcome)
-            text += f"\n{outcome}, {_megabytes(report):.1f} MB"
-        new_model, new_clip = loader.apply_lora(
-            model, clip, hosted(state, listed, names), strength_model, strength_clip
-        )
+            text += f"\n{outcome.kept}, {_megabytes(report):.1f} MB"
+        given = hosted(state, inside.components, names)
+        given |= hosted_beside(state, inside.components, beside.placed, beside.names)
+        new_model, new_clip = loader.apply_lora(model, clip, given, strength_model, strength_clip)
         return io.NodeOutput(new_model, new_clip, report, ui={"text": [text]})
 
 
@@ -117,7 +125,8 @@ def _opened(lora_name: str, limit, node_id: str | None, base: str | None) -> Ada
     adapter = open_adapter(path, lora_name)
     if adapter.assumed and base is not None:
         adapter = open_adapter(path, lora_name, base)
-    if limit.keeps_all:
+    size = size_of_factors((stored, stored.rank) for stored in adapter.components.values())
+    if limit.keeps_all or size > _MOST_KEPT:
         return adapter
     key = (path, stamp(path), limit.how, tuple(adapter.components))
     if _last is None or _last[0] != key:

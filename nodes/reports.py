@@ -1,5 +1,6 @@
 """Rank reports of whatever a socket carries."""
 
+from ..lora2_core.errors import LoRA2Error
 from ..lora2_core.files.lazy import LazyState
 from ..lora2_core.rank_tools import Adapter, Ingredient, open_adapter
 from ..lora2_core.ranks import rank_report
@@ -16,6 +17,11 @@ def wired(source, title: str) -> Adapter | dict:
     if isinstance(source, Ingredient):
         return source.adapter
     if "components" in source and "totals" in source:
+        if not source["components"]:
+            raise LoRA2Error(
+                "the connected rank report is of an adapter without factors (norms or biases "
+                "alone), which has no ranks; connect another"
+            )
         return source
     return open_adapter(source, title)
 

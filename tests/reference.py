@@ -349,3 +349,41 @@ def peft_scale(settings, module, rank):
             alpha = value
             break
     return alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
+
+
+def tucker(core, up, down):
+    """W[p, q, x, y] = Σ_ij core[i, j, x, y] up[i, p] down[j, q]."""
+    p, q, (_, _, k, l) = up.shape[1], down.shape[1], core.shape  # noqa: E741
+    w = torch.zeros(p, q, k, l, dtype=torch.float64)
+    for i in range(core.shape[0]):
+        for j in range(core.shape[1]):
+            outer = up[i].double()[:, None] * down[j].double()[None]
+            w += outer[:, :, None, None] * core[i, j].double()
+    return w
+
+
+def loha(w1a, w1b, w2a, w2b, alpha=None, t1=None, t2=None):
+    """(w1a w1b) ∘ (w2a w2b) · alpha / r, with the cores of the Tucker form if there are any."""
+    one = w1a.double() @ w1b.double() if t1 is None else tucker(t1, w1a, w1b)
+    two = w2a.double() @ w2b.double() if t2 is None else tucker(t2, w2a, w2b)
+    return one * two * (1.0 if alpha is None else alpha / w1b.shape[0])
+
+
+def kronecker(a, b):
+    """Block (i, j) is a[i, j] · b, for a kernel of b too."""
+    rows = [torch.cat([a[i, j].double() * b.double() for j in range(a.shape[1])], 1)
+            for i in range(a.shape[0])]  # fmt: skip
+    return torch.cat(rows, 0)
+
+
+def lokr(w1, w2, alpha=None, rank=None):
+    """w1 ⊗ w2, of alpha / rank if one of them is a product of that rank."""
+    return kronecker(w1, w2) * (1.0 if alpha is None or rank is None else alpha / rank)
+
+
+def dora(weight, delta, magnitude):
+    """magnitude · (W + ΔW) / ‖W + ΔW‖, the norm of each output; magnitude: [out]."""
+    turned = weight.double() + delta.double()
+    for row in range(len(turned)):
+        turned[row] *= float(magnitude[row]) / float(turned[row].norm())
+    return turned

@@ -12,6 +12,7 @@ export function described(part) {
   const more = [];
   const known = (value, text) => typeof value === "number" && more.push(text(value));
   known(part.alpha, value => `alpha ${short(value)}`);
+  known(part.kind, value => plain(value));
   known(part.nu, value => `ν ${short(value)}`);
   known(part.bytes, value => `${short(value / 1e6)} MB`);
   known(part.retained, value => `${percent(value)} of the energy kept`);
@@ -21,7 +22,7 @@ export function described(part) {
 }
 
 /** One line of totals. */
-export function summed({ totals, components }) {
+export function summed({ totals, components, beside }) {
   const share = rank => percent(components.filter(part => part.rank === rank).length / totals.components, 0);
   const bits = Math.round((8 * totals.bytes) / totals.parameters);
   const parts = [
@@ -32,5 +33,6 @@ export function summed({ totals, components }) {
     `${share(totals.max_rank)} at the highest, ${totals.max_rank}`,
   ];
   if (typeof totals.retained === "number") parts.push(`${percent(totals.retained)} of the energy kept`);
+  if (beside) parts.push(`beside: ${Object.entries(beside).map(([what, n]) => `${n} ${what}`).join(", ")}`);
   return parts.join(" · ");
 }

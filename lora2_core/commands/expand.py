@@ -28,6 +28,6 @@ def run(options: argparse.Namespace) -> None:
     ranks = [row.before for row in expanded.rows]
     print(
         f"{assumptions([adapter])}{len(ranks)} components, rank {min(ranks)} to {max(ranks)} → "
-        f"{expanded.rows[0].after}{noted(expanded.left_out)}\n"
+        f"{expanded.rows[0].after}{expanded.beside}{noted(expanded.left_out)}\n"
         f"{said(path)}"
     )

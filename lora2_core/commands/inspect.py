@@ -28,6 +28,9 @@ def run(options: argparse.Namespace) -> None:
         f"rank {totals['min_rank']} to {totals['max_rank']}, mean {totals['mean_rank']:.2f}, "
         f"{totals['rank_one']} of rank 1"
     )
+    if report.get("beside"):
+        print("beside: " + ", ".join(f"{n} {what}" for what, n in report["beside"].items()))
     for row in report["components"]:
         size = "×".join(map(str, row["shape"]))
-        print(f"{row['rank']:5d}  {size:<16} {shown(row['name'])}")
+        kind = f" ({row['kind']})" if "kind" in row else ""
+        print(f"{row['rank']:5d}  {size:<16} {shown(row['name'])}{kind}")

@@ -67,7 +67,7 @@ def precision_of(options: argparse.Namespace, adapters: Iterable[Adapter]) -> st
     for adapter in adapters:
         tensors = adapter.state.header.tensors
         for stored in adapter.components.values():
-            found |= {names.get(tensors[key].dtype, "fp32") for key in (stored.down, stored.up)}
+            found |= {names.get(tensors[key].dtype, "fp32") for key in stored.factor_keys}
     return found.pop() if len(found) == 1 else "fp32"
 
 

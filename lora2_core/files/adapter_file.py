@@ -13,12 +13,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import LoRA2Error
-from . import metadata
+from . import metadata, tucker
 from .alphas import alpha_of, settings_of
 from .header import read_header, shown
 from .module_names import kohya_name
 from .peft_settings import PeftSettings
-from .stored import Stored, seen, split_key, stored_components
+from .stored import FORMS, Stored, contents, owner, seen, stored_components
 
 
 class LoraState(dict):
@@ -97,15 +97,19 @@ def as_state(lora: Mapping[str, Tensor]) -> LoraState:
         return lora
     state = LoraState(lora)
     try:
-        stored_components(seen(state))
+        contents(seen(state))
     except LoRA2Error:
         return state
     renamed = LoraState()
     for key, tensor in state.items():
-        name, _ = split_key(key)
-        if not name.startswith("diffusion_model."):
+        name = owner(key)
+        if not name:
+            renamed[key] = tensor
+        elif not name.startswith("diffusion_model."):
             return state
-        renamed[kohya_name(name.removeprefix("diffusion_model.")) + key[len(name) :]] = tensor
+        else:
+            module = name.removeprefix("diffusion_model.")
+            renamed[kohya_name(module) + key[len(name) :]] = tensor
     return renamed
 
 
@@ -139,8 +143,8 @@ def components(state: Mapping[str, Tensor]) -> dict[str, Factors]:
     """An adapter's components by name; a name is what the file writes before the factors' ending.
 
     PEFT's settings in a LoraState's metadata count where there is no alpha tensor. A third factor
-    (`lora_mid`) is folded into down. Raises LoRA2Error, naming the key, for other kinds of adapters
-    (LoHa, LoKr, DoRA, …), for factors that do not fit, and where the alpha cannot be told.
+    (`lora_mid`) is folded into down; a LoHa or LoKr is rewritten as two factors. Raises LoRA2Error,
+    naming the key, where there are none, where they do not fit, and where the alpha cannot be told.
     """
     settings = settings_of(state)
     return {
@@ -153,7 +157,26 @@ def load_factors(
     state: Mapping[str, Tensor], stored: Stored, settings: PeftSettings | None
 ) -> Factors:
     """One component; settings: alphas.settings_of the whole adapter."""
-    return Factors(_down(state, stored), state[stored.up], alpha_of(state, stored, settings))
+    alpha = alpha_of(state, stored, settings)
+    if stored.kind:
+        noted = settings.scale(stored.name) if settings and stored.alpha is None else None
+        return _rewritten(state, stored, alpha, noted)
+    return Factors(_down(state, stored), state[stored.up], alpha)
+
+
+def _rewritten(
+    state: Mapping[str, Tensor], stored: Stored, alpha: float | None, noted: float | None
+) -> Factors:
+    """Another form of product as two factors of scale 1; noted: its scale, if settings say it."""
+    form = next(form for form in FORMS if stored.kind == form.NAME)
+    parts = {role: state[f"{stored.name}.{role}"] for role in stored.roles}
+    size = form.dimension({role: tensor.shape for role, tensor in parts.items()})
+    up, down = form.factors(parts, stored.rank)
+    scale = 1.0 if alpha is None or size is None else alpha / size
+    scale = scale if noted is None else noted
+    shape = stored.shape
+    up = (up * scale).view(shape[0], stored.rank, *(1 for _ in shape[2:]))
+    return Factors(down.view(stored.rank, *shape[1:]), up, None)
 
 
 def _down(state: Mapping[str, Tensor], stored: Stored) -> Tensor:
@@ -161,7 +184,7 @@ def _down(state: Mapping[str, Tensor], stored: Stored) -> Tensor:
     down = state[stored.down]
     if stored.mid is None:
         return down
-    return torch.einsum("mnhw,nj->mjhw", state[stored.mid].float(), down.float().flatten(1))
+    return tucker.folded(state[stored.mid], down.flatten(1))
 
 
 def _owned(tensor: Tensor) -> Tensor:

@@ -38,8 +38,11 @@ def alpha_of(
 
 
 def noted_alpha(stored: Stored, settings: PeftSettings | None) -> float | None:
-    """What PEFT's settings say of a component without a tensor alpha."""
-    return None if settings is None else settings.alpha(stored.name, stored.rank)
+    """What PEFT's settings say of a component without a tensor alpha; None of another form of
+    product, for which they say the scale (PeftSettings.scale)."""
+    if settings is None or stored.kind:
+        return None
+    return settings.alpha(stored.name, stored.rank)
 
 
 def _number(state: Mapping[str, Tensor], key: str) -> float:

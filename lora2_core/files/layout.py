@@ -16,11 +16,15 @@ from torch import Tensor
 
 from ..errors import LoRA2Error
 from .alphas import alphas
+from .beside import FACTOR_BIAS
 from .header import TensorInfo, shown
-from .stored import Stored, seen, split_key, stored_components
+from .stored import Stored, contents, owner, seen
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-_DTYPE_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_SHAPES = ".reshape_weight"  # whole numbers: sizes of a layer
+_DTYPE_NAMES = {
+    torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
+}  # fmt: skip
 _PLAIN_ROUNDING = 2**-10  # relative; rounding to fp16 costs at most half of it above its subnormals
 
 
@@ -37,7 +41,7 @@ class Layout:
         if not state:
             raise LoRA2Error("the adapter holds no tensors; train it before you save it")
         for key, tensor in state.items():
-            if not (tensor.is_floating_point() or key.endswith(".alpha")):
+            if not (tensor.is_floating_point() or key.endswith((".alpha", _SHAPES))):
                 raise LoRA2Error(
                     f"tensor {shown(key)} is {tensor.dtype}; only floating-point adapters can be "
                     "saved"
@@ -70,10 +74,12 @@ class Layout:
         return digest.hexdigest()
 
     def _dtype(self, key: str) -> torch.dtype:
+        if key.endswith(_SHAPES):
+            return torch.int64
         return torch.float32 if key.endswith(".alpha") else PRECISIONS[self._precision]
 
     def _not_finite(self, key: str) -> LoRA2Error:
-        name, _ = split_key(key)
+        name = owner(key) or shown(key)
         tensor = self._source[key]
         if not torch.isfinite(tensor).all():
             return LoRA2Error(
@@ -93,11 +99,16 @@ def _balanced(
 ) -> tuple[Mapping[str, Tensor], dict[str, float]]:
     """(tensors with one alpha for all components, multipliers of the factors that keep ΔW).
 
-    Adapters of other kinds or in other names stay as they are.
+    Components of other kinds, what lies beside components, and adapters in other names stay as
+    they are.
     """
     try:
-        listed = stored_components(seen(state))
+        listed, extras = contents(seen(state))
     except LoRA2Error:
+        return state, {}
+    listed = [stored for stored in listed if not stored.kind]
+    # the bias of a factor is scaled as the factors are
+    if not listed or any(extra.kind is FACTOR_BIAS for extra in extras):
         return state, {}
     if not all(stored.down.endswith(".lora_down.weight") for stored in listed):
         return state, {}

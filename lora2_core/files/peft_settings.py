@@ -9,8 +9,8 @@ name before it (`unet.lora_alpha`) from a pipeline, without one (`lora_alpha`) f
 import json
 import math
 import re
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import cached_property, lru_cache
 
 from ..errors import LoRA2Error
@@ -100,31 +100,36 @@ class PeftSettings:
         A rank-stabilised adapter scales by lora_alpha/√rank, which is alpha/rank for alpha =
         lora_alpha·√rank. Raises LoRA2Error if it cannot be told.
         """
-        try:
+        with _named(name):
             return self._alpha(name, rank)
-        except ValueError as error:
-            raise LoRA2Error(
-                f"the alpha of {shown(name)} cannot be told: {error}; save the LoRA again with an "
-                "alpha for every layer, as kohya's format has it"
-            ) from None
+
+    def scale(self, name: str) -> float | None:
+        """alpha/r of a LoHa's or LoKr's component, whatever the rank of what it multiplies out to;
+        None if the settings say nothing of its part. Raises LoRA2Error if it cannot be told.
+        """
+        with _named(name):
+            part, module = self._found(name)
+            if part is None:
+                return None
+            own = self._parts[part]
+            rank = self._patterns[part, "rank_pattern"].of(module, own.get("r"))
+            if type(rank) is not int or rank < 1:
+                raise ValueError(f"r in its settings is {shown(rank)}")
+            alpha = self._patterns[part, "alpha_pattern"].of(module, own.get("alpha"))
+            return _number("alpha", alpha) / rank
 
     def _alpha(self, name: str, rank: int) -> float | None:
-        if self._fault:
-            raise ValueError(self._fault)
-        part, module = self._place(name)
-        own = self._parts.get(part)
-        if own is None:
+        part, module = self._found(name)
+        if part is None:
             return None
+        own = self._parts[part]
         self._check(own)
         noted = self._rank(part, module)
         if noted not in (None, rank):
             raise ValueError(f"its settings are for rank {shown(noted)}, but it has rank {rank}")
         alpha = self._patterns[part, "alpha_pattern"].of(module, own.get("lora_alpha"))
-        if alpha is None:
-            raise ValueError("its settings have no lora_alpha")
-        if type(alpha) not in (int, float) or not abs(alpha) < 1e30:  # also false for NaN
-            raise ValueError(f"lora_alpha in its settings is {shown(alpha)}")
-        return float(alpha) * math.sqrt(rank) if own.get("use_rslora") else float(alpha)
+        alpha = _number("lora_alpha", alpha)
+        return alpha * math.sqrt(rank) if own.get("use_rslora") else alpha
 
     def _rank(self, part: str, module: str) -> object:
         """What the settings say; None where they do not, since the factors themselves do."""
@@ -142,16 +147,39 @@ class PeftSettings:
                 "convert it to a plain LoRA with PEFT"
             )
 
-    def _place(self, name: str) -> tuple[str, str]:
-        """(part of the settings, module as PEFT knew it)."""
+    def _found(self, name: str) -> tuple[str | None, str]:
+        """(part of the settings, None if they have none for it; module as PEFT knew it)."""
+        if self._fault:
+            raise ValueError(self._fault)
         part = _unwrapped(name).partition(".")[0]
-        return part if part in self._parts else "", _module(name)
+        part = part if part in self._parts else ""
+        return part if part in self._parts else None, _module(name)
 
 
 def peft_settings(metadata: Mapping[str, str]) -> PeftSettings | None:
     """An adapter's settings, None if it has none."""
     text = metadata.get(PEFT_NOTE, "")
     return _read(text) if text.strip() else None
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """A ValueError as a LoRA2Error that names the component."""
+    try:
+        yield
+    except ValueError as error:
+        raise LoRA2Error(
+            f"the alpha of {shown(name)} cannot be told: {error}; save the LoRA again with an "
+            "alpha for every layer, as kohya's format has it"
+        ) from None
+
+
+def _number(name: str, value: object) -> float:
+    if value is None:
+        raise ValueError(f"its settings have no {name}")
+    if type(value) not in (int, float) or not abs(value) < 1e30:  # also false for NaN
+        raise ValueError(f"{name} in its settings is {shown(value)}")
+    return float(value)
 
 
 @lru_cache(maxsize=4)

@@ -9,13 +9,16 @@ _ADDED = 400  # bytes that writing adds to the metadata: two hashes, a title
 
 
 def overhead(
-    components: Mapping[str, tuple[Sequence[int], int]], metadata: Mapping[str, str]
+    components: Mapping[str, tuple[Sequence[int], int]],
+    metadata: Mapping[str, str],
+    beside: Mapping[str, tuple[Sequence[int], int]] | None = None,
 ) -> int:
-    """Bytes of the file beside the factors, at the most: header and alphas.
+    """Bytes of the file beside the factors, at the most: header, alphas, and what lies beside.
 
-    components: name in the file → (weight shape [m, n…], the rank that it may have).
+    components: name in the file → (weight shape [m, n…], the rank that it may have). beside: key →
+    (shape, bytes a number) of other tensors.
     """
-    tensors, end = {}, 0
+    tensors, end, others = {}, 0, 0
     for name, (shape, rank) in components.items():
         for key, size in (
             (f"{name}.alpha", ()),
@@ -24,4 +27,9 @@ def overhead(
         ):
             start, end = end, end + prod(size) * 4
             tensors[key] = TensorInfo("BF16", tuple(size), start, end)
-    return len(encode_header(tensors, dict(metadata))) + 4 * len(components) + _ADDED
+    for key, (size, itemsize) in (beside or {}).items():
+        start, end = end, end + prod(size) * itemsize
+        others += end - start
+        tensors[key] = TensorInfo("BF16", tuple(size), start, end)
+    head = len(encode_header(tensors, dict(metadata)))
+    return head + others + 4 * len(components) + _ADDED

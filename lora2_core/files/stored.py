@@ -14,6 +14,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..errors import LoRA2Error
+from . import loha, lokr
+from .beside import ALPHA, EMBEDDING, UNKNOWN, Extra, extra_of, said
 from .header import Header, shown
 
 _ROLES = {"down": "down", "A": "down", "up": "up", "B": "up", "mid": "mid"}
@@ -26,19 +28,9 @@ _LONGEST_ENDING = 200  # characters; adapter names of PEFT are short
 _ALPHA = ".alpha"
 _MAX_KERNEL = 7  # bounds what folding lora_mid can allocate
 _ELSEWHERE = "load it with the host's own LoRA loader"
-_OTHER_FORMATS = (
-    (re.compile(r"\.hada_[wt]"), "a LoHa"),
-    (re.compile(r"\.lokr_[wt]"), "a LoKr"),
-    (re.compile(r"\.(dora_scale|lora_magnitude_vector)\b"), "a DoRA"),
-    (re.compile(r"\.(oft_|boft_|rescale$)"), "an OFT or BOFT"),
-    (re.compile(r"\.[ab][12]\.weight$"), "a GLoRA"),
-    (re.compile(r"\.lora_embedding_[AB]"), "an adapter of an embedding"),
-    (re.compile(r"\.lora_(B|up)(\.[^.]+)?\.bias$"), "a LoRA with a bias"),
-    (re.compile(r"\.(diff|diff_b|set_weight|w_norm|b_norm)$"), "an adapter with whole weights"),
-    (re.compile(r"\.reshape_weight$"), "an adapter that reshapes weights"),
-    (re.compile(r"\.on_input$"), "an IA3"),
-    (re.compile(r"^bundle_emb\."), "a LoRA with embeddings"),
-)
+FORMS = (loha, lokr)  # products of another form
+_FORM_OF = {role: form for form in FORMS for role in form.ROLES}
+_MOST = 2**27  # numbers that rewriting such a product may hold at once
 
 
 class Seen(NamedTuple):
@@ -49,7 +41,11 @@ class Seen(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """One component: the keys of its tensors, its rank, and the shape [m, n…] of its ΔW."""
+    """One component: the keys of its tensors, its rank, and the shape [m, n…] of its ΔW.
+
+    kind: "" for two factors (and lora_mid), else the form of the product. roles: the endings of
+    such a product's tensors; down and up are then what its factors are called when it is rewritten.
+    """
 
     name: str
     down: str
@@ -58,6 +54,26 @@ class Stored(NamedTuple):
     alpha: str | None
     rank: int
     shape: tuple[int, ...]
+    kind: str = ""
+    roles: tuple[str, ...] = ()
+
+    @property
+    def factor_keys(self) -> list[str]:
+        """Of its tensors in the file, alpha left out."""
+        own = [f"{self.name}.{role}" for role in self.roles] or [self.down, self.up, self.mid]
+        return [key for key in own if key is not None]
+
+    @property
+    def keys(self) -> list[str]:
+        """Of all its tensors in the file."""
+        return self.factor_keys + ([] if self.alpha is None else [self.alpha])
+
+
+class Contents(NamedTuple):
+    """What a file holds: components, and tensors beside them."""
+
+    components: list[Stored]
+    extras: list[Extra]
 
 
 def seen_in_header(header: Header) -> dict[str, Seen]:
@@ -77,21 +93,32 @@ def seen(state: Mapping[str, Tensor]) -> dict[str, Seen]:
 
 
 def stored_components(tensors: Mapping[str, Seen]) -> list[Stored]:
+    """The components of `contents`; raises LoRA2Error also where there are none."""
+    found = contents(tensors)
+    if not found.components:
+        raise LoRA2Error(
+            f"the file holds no product of factors that could be worked on, only "
+            f"{said(found.extras)} (tensor {shown(found.extras[0].key)}); load it whole, with "
+            "LoRA² Load or the host's own loader"
+        )
+    return found.components
+
+
+def contents(tensors: Mapping[str, Seen]) -> Contents:
     """Groups a file's tensors, in the order of their first appearance.
 
-    Raises LoRA2Error, naming the key: for another kind of adapter (LoHa, LoKr, DoRA, …), a tensor
-    that is part of no LoRA, a factor without its partner, and factors that do not fit together.
+    Raises LoRA2Error, naming the key: for a file of which nothing is understood, a factor without
+    its partner, and factors that do not fit together.
     """
-    for key in tensors:
-        _refuse_other_formats(key)
     found: dict[str, dict[str, str]] = {}
     alphas: dict[str, str] = {}
-    for key in tensors:
-        name, role = split_key(key)
+    extras: list[Extra] = []
+    for key, tensor in tensors.items():
+        name, role = _split(key)
         if role == "alpha":
             alphas[name] = key
         elif role is None:
-            raise LoRA2Error(f"tensor {shown(key)} is not part of a LoRA; choose a LoRA file")
+            extras.append(extra_of(key, tensor.shape))
         elif role in found.setdefault(name, {}):
             raise LoRA2Error(
                 f"{shown(name)} has two {role} factors, {shown(found[name][role])} and "
@@ -99,12 +126,24 @@ def stored_components(tensors: Mapping[str, Seen]) -> list[Stored]:
             )
         else:
             found[name][role] = key
-    if not found:
-        raise LoRA2Error("the file holds no LoRA; choose another file")
+    layers = {extra.name for extra in extras}
     for name, key in alphas.items():
         if name not in found:
-            raise LoRA2Error(f"tensor {shown(key)} has no factors beside it; save the LoRA again")
-    return [_fitted(name, keys, alphas.get(name), tensors) for name, keys in found.items()]
+            kind = ALPHA if name in layers else UNKNOWN
+            extras.append(Extra(key, name, _ALPHA, kind, tensors[key].shape))
+    if not found:
+        _refuse_nothing(extras)
+    components = [
+        (_product if _form(keys) else _fitted)(name, keys, alphas.get(name), tensors)
+        for name, keys in found.items()
+    ]
+    return Contents(components, extras)
+
+
+def owner(key: str) -> str:
+    """The layer that a tensor belongs to, as the file writes it; "" if none is known."""
+    name, role = _split(key)
+    return name if role is not None else extra_of(key, ()).name
 
 
 def split_key(key: str) -> tuple[str, str | None]:
@@ -117,13 +156,71 @@ def split_key(key: str) -> tuple[str, str | None]:
     return key, None
 
 
-def _refuse_other_formats(key: str) -> None:
-    for pattern, kind in _OTHER_FORMATS:
-        if pattern.search(key):
-            raise LoRA2Error(
-                f"the file is {kind} (tensor {shown(key)}), which is not a product of two "
-                f"factors; {_ELSEWHERE}"
-            )
+def _split(key: str) -> tuple[str, str | None]:
+    """As split_key, for the parts of other products too; their role is their ending."""
+    name, dot, role = key.rpartition(".")
+    return (name, role) if dot and name and role in _FORM_OF else split_key(key)
+
+
+def _form(keys: Mapping[str, str]):
+    """The module of another form of product, or None for two factors."""
+    return next((_FORM_OF[role] for role in keys if role in _FORM_OF), None)
+
+
+def _refuse_nothing(extras: list[Extra]) -> None:
+    """Raises LoRA2Error if nothing of the file is understood, or nothing that the host reads."""
+    if not extras:
+        raise LoRA2Error("the file holds no LoRA; choose another file")
+    if any(extra.kind.hosted and extra.kind is not ALPHA for extra in extras):
+        return
+    first = next((e for e in extras if e.kind not in (UNKNOWN, ALPHA)), extras[0])
+    if first.kind is UNKNOWN:
+        raise LoRA2Error(f"tensor {shown(first.key)} is not part of a LoRA; choose a LoRA file")
+    way_out = (
+        "put it into the embeddings folder"
+        if first.kind is EMBEDDING
+        else "use the program that wrote it, or save it as a LoRA there"
+    )
+    raise LoRA2Error(
+        f"the file holds {said(extras)} alone (tensor {shown(first.key)}), which neither this pack "
+        f"nor the host's LoRA loader reads; {way_out}"
+    )
+
+
+def _product(
+    name: str, keys: Mapping[str, str], alpha: str | None, tensors: Mapping[str, Seen]
+) -> Stored:
+    form = _form(keys)
+    listed = ", ".join(f"{shown(key)} {_sizes(tensors[key])}" for key in keys.values())
+    strangers = [role for role in keys if _FORM_OF.get(role) is not form]
+    if strangers:
+        raise LoRA2Error(
+            f"{shown(name)} is changed by two adapters of different kinds ({listed}); save each to "
+            "a file of its own"
+        )
+    if alpha is not None and prod(tensors[alpha].shape) != 1:
+        raise LoRA2Error(
+            f"{shown(alpha)} has shape {_sizes(tensors[alpha])} instead of one number; save the "
+            "LoRA again"
+        )
+    shapes = {role: tensors[key].shape for role, key in keys.items()}
+    floating = all(tensors[key].floating for key in keys.values())
+    fits = floating and all(shapes.values()) and not any(0 in shape for shape in shapes.values())
+    found = form.sized(shapes) if fits else None
+    if found is None:
+        raise LoRA2Error(
+            f"the parts of {shown(name)}, a {form.NAME}, do not fit together ({listed}); download "
+            "or save it again"
+        )
+    rank, shape, most = found
+    if most > _MOST:
+        raise LoRA2Error(
+            f"{shown(name)}, a {form.NAME}, is of {_sizes(Seen(shape, True))} ({listed}), which is "
+            f"more than any layer that can be worked on; {_ELSEWHERE}"
+        )
+    roles = tuple(role for role in form.ROLES if role in keys)
+    down, up = f"{name}.lora_down.weight", f"{name}.lora_up.weight"
+    return Stored(name, down, up, None, alpha, rank, shape, form.NAME, roles)
 
 
 def _fitted(

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
+from math import prod
 from pathlib import Path
 
 import torch
@@ -11,20 +12,27 @@ from torch import Tensor
 
 from ..errors import LoRA2Error
 from ..files.adapter_file import load_factors
-from ..files.alphas import settings_of
+from ..files.alphas import alphas, settings_of
+from ..files.beside import Extra, hosted_tensor
+from ..files.header import shown
 from ..files.layer_shapes import layer_shape
 from ..files.lazy import LazyState
 from ..files.module_names import Named, named
-from ..files.stored import Stored, seen, stored_components
+from ..files.stored import Stored, contents, seen, stored_components
 from ..signs import readable
+from .outcome import KOHYA
 from .scaling import scaled
 from .split import Split, split
+
+_MOST = 2**31  # numbers of factors
 
 
 @dataclass(frozen=True)
 class Adapter:
     """name: for messages and metadata. components: canonical name → where its tensors are.
 
+    extras: canonical key → a tensor beside the components. layers: its key in the file → canonical
+    name of its layer.
     families: base models that it can belong to, empty if unknown. assumed: whether its blocks were
     read as SDXL's because nothing told. splits: how of a cut → component → its directions, where
     they are kept in memory.
@@ -36,6 +44,8 @@ class Adapter:
     families: frozenset[str] = frozenset()
     assumed: bool = False
     splits: Mapping[str, Mapping[str, Split]] = field(default_factory=dict)
+    extras: Mapping[str, Extra] = field(default_factory=dict)
+    layers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def architecture(self) -> str | None:
@@ -64,6 +74,16 @@ class Adapter:
         up, down = loaded.up.flatten(1), loaded.down.flatten(1)
         return scaled(up, down, loaded.scale, f"{component} of {self.name}")
 
+    def beside(self, key: str) -> Tensor:
+        """A tensor of `extras`, as it is but for what hosted_tensor says."""
+        extra = self.extras[key]
+        tensor, stored = self.state[extra.key], self.components.get(self.layers[extra.key])
+        if stored is None or (key.endswith(extra.ending) and not extra.kind.adds):
+            return tensor
+        alpha = alphas(self.state, [stored])[stored.name]
+        scale = 1.0 if alpha is None else alpha / stored.rank
+        return hosted_tensor(extra, tensor, stored.shape, scale)
+
 
 def open_adapter(
     source: str | os.PathLike | Mapping[str, Tensor], name: str = "", base: str | None = None
@@ -88,7 +108,7 @@ def together(adapters: Sequence[Adapter], base: str | None = None) -> list[Adapt
     known = [one.families for one in adapters if one.families]
     if len(adapters) < 2 or (known and not reduce(frozenset.__and__, known)):
         return list(adapters)
-    shapes = [{s.name: s.shape for s in one.components.values()} for one in adapters]
+    shapes = [_shapes(one.components.values(), one.extras.values()) for one in adapters]
     shared = named(shapes, base)
     if not shared.families and any(one.families for one in adapters):
         return list(adapters)
@@ -122,6 +142,7 @@ def _renamed(adapter: Adapter, shared: Named, at: int) -> Adapter:
             how: {new[old]: found for old, found in kept.items()}
             for how, kept in adapter.splits.items()
         },
+        **_placed(adapter.extras.values(), names),
     )
 
 
@@ -134,7 +155,7 @@ def factorised(
     """
     kept = {}
     for name, stored in adapter.components.items():
-        narrow = adapter.state[stored.down].element_size() <= 2
+        narrow = all(adapter.state[key].element_size() <= 2 for key in stored.factor_keys)
         dtype = torch.float16 if narrow else torch.float32  # balanced factors fit well
         what = f"{name} of {adapter.name}"
         kept[name] = split(*adapter.factors(name), how, what).mixed(dtype)
@@ -143,14 +164,31 @@ def factorised(
     return replace(adapter, splits={**adapter.splits, how: kept})
 
 
+def size_of_factors(parts: Iterable[tuple[Stored, int]]) -> int:
+    """How many numbers the factors of components at those ranks have."""
+    return sum(rank * (one.shape[0] + prod(one.shape[1:])) for one, rank in parts)
+
+
+def check_size(parts: Iterable[tuple[Stored, int]]) -> None:
+    """Raises LoRA2Error if components of a LoHa or LoKr are too large to be written out: a file of
+    a few megabytes can stand for factors of many gigabytes."""
+    size = size_of_factors((stored, rank) for stored, rank in parts if stored.kind)
+    if size > _MOST:
+        raise LoRA2Error(
+            f"written out as two factors, the components of a LoHa or LoKr would take "
+            f"{size * 4 / 1e9:.1f} GB; compress it to a rank, an energy or a size"
+        )
+
+
 def _adapter(name: str, state: Mapping[str, Tensor], base: str | None) -> Adapter:
     try:
-        listed = stored_components(seen(state))
-        found = named([{stored.name: stored.shape for stored in listed}], base)
+        listed, extras = stored_components(seen(state)), contents(seen(state)).extras
+        found = named([_shapes(listed, extras)], base)
     except LoRA2Error as error:
         raise LoRA2Error(f"{name}: {error}") from error
-    components = _shaped(((found.names[0][one.name], one) for one in listed), found.families)
-    return Adapter(name, state, components, found.families, found.assumed)
+    names = found.names[0]
+    components = _shaped(((names[one.name], one) for one in listed), found.families)
+    return Adapter(name, state, components, found.families, found.assumed, **_placed(extras, names))
 
 
 def _shaped(pairs: Iterable[tuple[str, Stored]], families: frozenset[str]) -> dict[str, Stored]:
@@ -159,3 +197,30 @@ def _shaped(pairs: Iterable[tuple[str, Stored]], families: frozenset[str]) -> di
         name: stored._replace(shape=layer_shape(name, stored.shape, families))
         for name, stored in pairs
     }
+
+
+def _shapes(listed: Iterable[Stored], extras: Iterable[Extra]) -> dict[str, tuple[int, ...]]:
+    """Layer as the file names it → shape of ΔW, or of what else tells of the layer."""
+    shapes = {stored.name: stored.shape for stored in listed}
+    for extra in extras:
+        if extra.name and shapes.get(extra.name, (0,)) == (0,):
+            shapes[extra.name] = extra.layer_shape
+    return shapes
+
+
+def _placed(extras: Iterable[Extra], names: Mapping[str, str]) -> dict[str, dict]:
+    """Adapter's extras and layers; raises LoRA2Error for two under one key."""
+    found: dict[str, Extra] = {}
+    layers = {extra.key: names.get(extra.name, "") for extra in extras}
+    for extra in extras:
+        layer = layers[extra.key]
+        key = extra.key
+        if layer:
+            key = layer + (extra.hosted_ending if layer.startswith(KOHYA) else extra.ending)
+        if key in found:
+            raise LoRA2Error(
+                f"{shown(found[key].key)} and {shown(extra.key)} are the same; save each adapter "
+                "to a file of its own"
+            )
+        found[key] = extra
+    return {"extras": found, "layers": layers}

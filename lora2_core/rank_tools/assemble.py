@@ -12,6 +12,8 @@ from ..files.adapter_file import LoraState
 from ..files.layout import survives_fp16
 from ..files.size import overhead
 from ..files.stored import Stored
+from .adapters import check_size
+from .carried import Carried
 from .cut import Cut
 from .metadata import Described
 from .outcome import Outcome, Row, put
@@ -43,12 +45,18 @@ def assemble(
     dtype: torch.dtype,
     saved_as: torch.dtype,
     on_component: Callable[[int, int], None] | None = None,
+    carried: Carried | None = None,
 ) -> Outcome:
     """The new adapter, its factors in `dtype` where that holds them; a budget counts in `saved_as`.
+
+    carried: what lies beside the components.
 
     For a budget every component is factorised twice: once to learn where the energy is, once to
     cut. Keeping all factors would take the memory of the whole.
     """
+    carried = carried or Carried()
+    if cut.keeps_all:
+        check_size((part.stored, part.rank) for part in parts)
     total = len(parts) * (2 if cut.needs_all else 1)
     done = 0
 
@@ -69,7 +77,8 @@ def assemble(
             part.name: (part.stored.shape, len(found))
             for part, found in zip(parts, energies, strict=True)
         }
-        ranks = cut.ranks_of(energies, costs, overhead(highest, described.metadata))
+        fixed = overhead(highest, described.metadata, carried.sizes(saved_as))
+        ranks = cut.ranks_of(energies, costs, fixed)
 
     def work(one: tuple[Part, int | None]) -> tuple[float, float, Tensor, Tensor]:
         whole, share, (up, down) = _kept(one[0], cut, one[1])
@@ -81,7 +90,8 @@ def assemble(
         put(state, part.name, part.stored, up, down)
         rows.append(Row(part.name, part.rank, down.shape[0], whole, share))
         tick()
-    return Outcome(state, rows, described.left_out)
+    state.update({key: load() for key, load in carried.tensors.items()})
+    return Outcome(state, rows, described.left_out, str(carried))
 
 
 def _kept(part: Part, cut: Cut, rank: int | None) -> tuple[float, float, tuple[Tensor, Tensor]]:

@@ -6,6 +6,7 @@ import torch
 
 from .adapters import Adapter
 from .assemble import Part, assemble
+from .carried import of_one
 from .cut import Cut
 from .metadata import of_compressed
 from .outcome import Outcome
@@ -19,7 +20,7 @@ def compress(
     saved_as: torch.dtype | None = None,
     on_component: Callable[[int, int], None] | None = None,
 ) -> Outcome:
-    """The adapter after the cut, its components under kohya's names.
+    """The adapter after the cut, its components under kohya's names, and what lies beside them.
 
     dtype: of the result's factors. saved_as: of the file that a megabytes budget is for, if it is
     another. on_component(done, all) is
@@ -36,4 +37,6 @@ def compress(
         )
         for name, stored in adapter.components.items()
     ]
-    return assemble(parts, cut, of_compressed(adapter), dtype, saved_as or dtype, on_component)
+    return assemble(
+        parts, cut, of_compressed(adapter), dtype, saved_as or dtype, on_component, of_one(adapter)
+    )

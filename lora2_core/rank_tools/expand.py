@@ -8,7 +8,8 @@ from torch import Tensor
 from ..errors import LoRA2Error
 from ..files.adapter_file import load_factors
 from ..files.alphas import settings_of
-from .adapters import Adapter
+from .adapters import Adapter, check_size
+from .carried import of_one
 from .metadata import of_expanded
 from .outcome import KOHYA, Row
 
@@ -25,12 +26,16 @@ class Expanded(Mapping[str, Tensor]):
     retained = 1.0
 
     def __init__(self, adapter: Adapter, rank: int):
+        check_size((stored, rank) for stored in adapter.components.values())
         self.metadata, self.left_out = of_expanded(adapter)
         self.rows = [
             Row(name, stored.rank, rank, 1.0, 1.0) for name, stored in adapter.components.items()
         ]
         self._adapter, self._rank = adapter, rank
         self._settings = settings_of(adapter.state)
+        carried = of_one(adapter)
+        self.beside = str(carried)
+        self._beside = carried.tensors
         self._keys: dict[str, tuple[str, str]] = {}
         for name, stored in adapter.components.items():
             kohya = name.startswith(KOHYA)
@@ -40,6 +45,8 @@ class Expanded(Mapping[str, Tensor]):
                 self._keys[f"{name}.alpha"] = name, "alpha"
 
     def __getitem__(self, key: str) -> Tensor:
+        if key in self._beside:
+            return self._beside[key]()
         name, role = self._keys[key]
         stored = self._adapter.components[name]
         factors = load_factors(self._adapter.state, stored, self._settings)
@@ -66,10 +73,10 @@ class Expanded(Mapping[str, Tensor]):
         return tensor
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._keys)
+        return iter((*self._keys, *self._beside))
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._keys) + len(self._beside)
 
 
 def _padded(factor: Tensor, axis: int, rank: int) -> Tensor:

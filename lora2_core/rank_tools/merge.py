@@ -15,6 +15,7 @@ from ..files.stored import Stored
 from .adapters import Adapter, together
 from .assemble import Part, assemble
 from .blocks import BlockStrengths
+from .carried import goes_in, of_several
 from .cut import Cut
 from .metadata import of_merged
 from .outcome import Outcome
@@ -100,11 +101,16 @@ def merge(
     if not names:
         raise _nothing(ingredients)
     parts = [_part(name, ingredients, cut.how) for name in names]
-    return assemble(parts, cut, of_merged(ingredients), dtype, saved_as or dtype, on_component)
+    carried = of_several(ingredients, overlap)
+    return assemble(
+        parts, cut, of_merged(ingredients), dtype, saved_as or dtype, on_component, carried
+    )
 
 
 def _contributing(ingredients: Sequence[Ingredient]) -> list[Ingredient]:
-    found = [one for one in ingredients if any(map(one.adds, one.adapter.components))]
+    found = [
+        one for one in ingredients if any(map(one.adds, one.adapter.components)) or goes_in(one)
+    ]
     if not found:
         raise _nothing(ingredients)
     return found

@@ -26,11 +26,13 @@ class Row:
 @dataclass(frozen=True)
 class Outcome:
     """state: the new adapter. rows: one a component, in the file's order. left_out: what of the
-    inputs' metadata was too large to be carried, in words."""
+    inputs' metadata was too large to be carried, in words. beside: in words, what else it carries,
+    and what it left out."""
 
     state: LoraState
     rows: list[Row]
     left_out: tuple[str, ...] = ()
+    beside: str = ""
 
     @property
     def retained(self) -> float:
@@ -55,13 +57,18 @@ class Outcome:
             ],
         }
 
-    def __str__(self) -> str:
+    @property
+    def kept(self) -> str:
+        """In words, what the cut kept of the components."""
         before = sum(row.before for row in self.rows) / len(self.rows)
         after = sum(row.after for row in self.rows) / len(self.rows)
         return (
             f"{len(self.rows)} components, mean rank {before:.1f} → {after:.1f}, "
             f"{100 * self.retained:.2f} % of the energy kept{noted(self.left_out)}"
         )
+
+    def __str__(self) -> str:
+        return f"{self.kept}{self.beside}"
 
 
 def noted(left_out: Sequence[str]) -> str:

@@ -18,8 +18,9 @@ def scaled(up: Tensor, down: Tensor, factor: float, what: str) -> tuple[Tensor, 
     the component for the message of LoRA2Error, which is raised for NaN and infinity, and where
     both together are beyond fp32.
     """
-    wide, high = up.float() * factor, down.float()
-    if factor == 0 or (_LEAST < _largest(wide) < math.inf and _LEAST < _largest(high) < math.inf):
+    narrow, high = up.float(), down.float()
+    wide = narrow * factor
+    if factor == 0 or all(_LEAST < _largest(one) < math.inf for one in (narrow, wide, high)):
         return wide, high
     up, down = up.double(), down.double()
     largest = _largest(up), _largest(down)

@@ -9,11 +9,20 @@ from torch import Tensor
 from ..errors import LoRA2Error
 from ..files.adapter_file import LoraState
 from ..files.alphas import alphas, noted_alpha
+from ..files.beside import MAGNITUDE, counted
 from ..files.header import Header
 from ..files.metadata import read_rank_note
 from ..files.module_names import canonical_names
 from ..files.peft_settings import peft_settings
-from ..files.stored import Stored, seen, seen_in_header, stored_components
+from ..files.stored import (
+    Contents,
+    Seen,
+    Stored,
+    contents,
+    seen,
+    seen_in_header,
+    stored_components,
+)
 from ..rank_tools.expand import Expanded
 from ..rank_tools.outcome import Outcome
 from .placement import Place, outline, places
@@ -21,7 +30,7 @@ from .placement import Place, outline, places
 FORMAT = 1
 
 
-def report(state: LoraState, listed: list[Stored] | None = None, base: str | None = None) -> dict:
+def report(state: LoraState, found: Contents | None = None, base: str | None = None) -> dict:
     """Ranks and sizes of an adapter in memory.
 
     {"format", "method", "totals": {components, bytes, parameters, mean_rank, weighted_mean_rank,
@@ -30,21 +39,24 @@ def report(state: LoraState, listed: list[Stored] | None = None, base: str | Non
     section to column: placement.Place; rows and columns are those that occur, in forward order.
     alpha is null where the file has none (scale 1); nu and method are null where unknown. bytes
     count factors and alpha as they are held. weighted_mean_rank weighs each component by its
-    parameters a unit of rank, m + n. listed: stored_components' list, if it is known. base: the
+    parameters a unit of rank, m + n. A component that is not two factors alone says in `kind` what
+    it is; `beside`, where anything is beside the components, how many tensors of what kind.
+    found: stored.contents, if they are known. base: the
     base model, if it is known (module_names.named). Raises LoRA2Error for what
     adapter_file.components refuses.
     """
-    listed = listed or stored_components(seen(state))
+    found = found or _contents(seen(state))
     sizes = {key: _held(tensor) for key, tensor in state.items()}
-    return _report(listed, sizes, alphas(state, listed), state.metadata, base)
+    return _report(found, sizes, alphas(state, found.components), state.metadata, base)
 
 
 def report_from_header(header: Header, base: str | None = None) -> dict:
     """The same from a file's header alone. alpha is null where it is a tensor's value, or cannot be
     told."""
     sizes = {key: info.end - info.start for key, info in header.tensors.items()}
-    listed = stored_components(seen_in_header(header))
-    return _report(listed, sizes, _noted(listed, header), header.metadata, base)
+    inside = _contents(seen_in_header(header))
+    noted = _noted(inside.components, header)
+    return _report(inside, sizes, noted, header.metadata, base)
 
 
 def _noted(listed: list[Stored], header: Header) -> dict[str, float | None]:
@@ -72,6 +84,8 @@ def of_rows(rows: Sequence[Mapping], method: str | None) -> dict:
     """A report of its components' rows: totals, and the rows and columns that occur."""
     ranks = [row["rank"] for row in rows]
     weights = [row["shape"][0] + prod(row["shape"][1:]) for row in rows]
+    if not rows:  # a file of norms and biases alone
+        ranks, weights = [0], [1]
     parameters = sum(rank * weight for rank, weight in zip(ranks, weights, strict=True))
     totals = {
         "components": len(rows),
@@ -87,8 +101,13 @@ def of_rows(rows: Sequence[Mapping], method: str | None) -> dict:
     return found | outline(Place(*(row[key] for key in Place._fields)) for row in rows)
 
 
+def _contents(tensors: Mapping[str, Seen]) -> Contents:
+    """Raises LoRA2Error where there are no components."""
+    return Contents(stored_components(tensors), contents(tensors).extras)
+
+
 def _report(
-    listed: list[Stored],
+    inside: Contents,
     sizes: Mapping[str, int],
     alpha_of: Mapping[str, float | None],
     metadata: Mapping[str, str],
@@ -96,10 +115,11 @@ def _report(
 ) -> dict:
     method, noted = read_rank_note(metadata)
     rows = []
-    placed = _places(listed, base)
-    for stored in listed:
+    placed = _places(inside.components, base)
+    dora = {extra.name for extra in inside.extras if extra.kind is MAGNITUDE}
+    for stored in inside.components:
         nu, rank = noted.get(stored.name, (None, None))
-        keys = (stored.down, stored.up, stored.mid, stored.alpha)
+        kind = _kind(stored, stored.name in dora)
         rows.append(
             {
                 "name": stored.name,
@@ -109,10 +129,18 @@ def _report(
                 "alpha": alpha_of.get(stored.name),
                 # a merge or a truncation changes the rank, and ν then no longer tells of it
                 "nu": nu if rank == stored.rank else None,
-                "bytes": sum(sizes[key] for key in keys if key is not None),
+                "bytes": sum(sizes[key] for key in stored.keys),
             }
+            | ({"kind": kind} if kind else {})
         )
-    return of_rows(rows, method)
+    beside = counted(inside.extras)
+    return of_rows(rows, method) | ({"beside": beside} if beside else {})
+
+
+def _kind(stored: Stored, dora: bool) -> str:
+    """What a component is, "" for two factors."""
+    form = stored.kind or ("Tucker" if stored.mid is not None else "")
+    return " ".join(filter(None, ("DoRA" if dora else "", form)))
 
 
 def _places(listed: list[Stored], base: str | None) -> dict[str, Place]:

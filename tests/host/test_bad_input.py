@@ -199,10 +199,16 @@ def lying(data):
             ["LoKr"],
         ),
         (
-            "dora.safetensors",
-            plain() | {f"{LAYER}.dora_scale": torch.ones(320, 1)},
+            "ia3.safetensors",
+            {f"{LAYER}.weight": torch.ones(320), f"{LAYER}.on_input": torch.ones(())},
             lambda data: data,
-            ["DoRA"],
+            ["IA3", "neither"],
+        ),
+        (
+            "norms.safetensors",
+            {f"{LAYER}.diff_b": torch.ones(320, 320)},
+            lambda data: data,
+            ["another architecture", "diff_b"],
         ),
         ("wide.safetensors", plain(width=640), lambda data: data, ["320×640", "320×320"]),
         (

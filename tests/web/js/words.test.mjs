@@ -22,6 +22,7 @@ test("totals in words", () => {
     "4 layers · 2 MB in 16 bits · mean rank 5.5 (by parameters 5) · 50 % at rank 1 · " +
     "25 % at the highest, 16");
   assert.match(summed({ totals: { ...totals, retained: 0.5 }, components }), /50\.00 % of the energy kept$/);
+  assert.match(summed({ totals, components, beside: { norms: 3, bias: 1 } }), / · beside: 3 norms, 1 bias$/);
 });
 
 test("a summary is told of each layer against the mean", () => {
