@@ -8,7 +8,7 @@ from torch import Tensor
 from ..errors import LoRA2Error
 from ..layers.decompose import shifted
 
-_LEAST = 2.0**-100  # below it a factor is near the end of fp32, where digits are lost
+_LEAST = 2.0**-100  # below it, and beyond its inverse, the ends of fp32 are near
 
 
 def scaled(up: Tensor, down: Tensor, factor: float, what: str) -> tuple[Tensor, Tensor]:
@@ -20,7 +20,8 @@ def scaled(up: Tensor, down: Tensor, factor: float, what: str) -> tuple[Tensor, 
     """
     narrow, high = up.float(), down.float()
     wide = narrow * factor
-    if factor == 0 or all(_LEAST < _largest(one) < math.inf for one in (narrow, wide, high)):
+    sizes = [abs(factor), *map(_largest, (narrow, wide, high))]
+    if factor == 0 or all(_LEAST < size < 1 / _LEAST for size in sizes):
         return wide, high
     up, down = up.double(), down.double()
     largest = _largest(up), _largest(down)
