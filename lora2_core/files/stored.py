@@ -93,7 +93,12 @@ def seen(state: Mapping[str, Tensor]) -> dict[str, Seen]:
 
 
 def stored_components(tensors: Mapping[str, Seen]) -> list[Stored]:
-    """The components of `contents`; raises LoRA2Error also where there are none."""
+    """The components of `workable`."""
+    return workable(tensors).components
+
+
+def workable(tensors: Mapping[str, Seen]) -> Contents:
+    """`contents` of a file; raises LoRA2Error also where no component is among them."""
     found = contents(tensors)
     if not found.components:
         raise LoRA2Error(
@@ -101,7 +106,7 @@ def stored_components(tensors: Mapping[str, Seen]) -> list[Stored]:
             f"{said(found.extras)} (tensor {shown(found.extras[0].key)}); load it whole, with "
             "LoRA² Load or the host's own loader"
         )
-    return found.components
+    return found
 
 
 def contents(tensors: Mapping[str, Seen]) -> Contents:

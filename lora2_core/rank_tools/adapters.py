@@ -18,7 +18,7 @@ from ..files.header import shown
 from ..files.layer_shapes import layer_shape
 from ..files.lazy import LazyState
 from ..files.module_names import Named, named
-from ..files.stored import Stored, contents, seen, stored_components
+from ..files.stored import Stored, seen, workable
 from ..signs import readable
 from .outcome import KOHYA
 from .scaling import scaled
@@ -182,7 +182,7 @@ def check_size(parts: Iterable[tuple[Stored, int]]) -> None:
 
 def _adapter(name: str, state: Mapping[str, Tensor], base: str | None) -> Adapter:
     try:
-        listed, extras = stored_components(seen(state)), contents(seen(state)).extras
+        listed, extras = workable(seen(state))
         found = named([_shapes(listed, extras)], base)
     except LoRA2Error as error:
         raise LoRA2Error(f"{name}: {error}") from error

@@ -14,15 +14,7 @@ from ..files.header import Header
 from ..files.metadata import read_rank_note
 from ..files.module_names import canonical_names
 from ..files.peft_settings import peft_settings
-from ..files.stored import (
-    Contents,
-    Seen,
-    Stored,
-    contents,
-    seen,
-    seen_in_header,
-    stored_components,
-)
+from ..files.stored import Contents, Stored, seen, seen_in_header, workable
 from ..rank_tools.expand import Expanded
 from ..rank_tools.outcome import Outcome
 from .placement import Place, outline, places
@@ -45,7 +37,7 @@ def report(state: LoraState, found: Contents | None = None, base: str | None = N
     base model, if it is known (module_names.named). Raises LoRA2Error for what
     adapter_file.components refuses.
     """
-    found = found or _contents(seen(state))
+    found = found or workable(seen(state))
     sizes = {key: _held(tensor) for key, tensor in state.items()}
     return _report(found, sizes, alphas(state, found.components), state.metadata, base)
 
@@ -54,7 +46,7 @@ def report_from_header(header: Header, base: str | None = None) -> dict:
     """The same from a file's header alone. alpha is null where it is a tensor's value, or cannot be
     told."""
     sizes = {key: info.end - info.start for key, info in header.tensors.items()}
-    inside = _contents(seen_in_header(header))
+    inside = workable(seen_in_header(header))
     noted = _noted(inside.components, header)
     return _report(inside, sizes, noted, header.metadata, base)
 
@@ -99,11 +91,6 @@ def of_rows(rows: Sequence[Mapping], method: str | None) -> dict:
     }
     found = {"format": FORMAT, "method": method, "totals": totals, "components": list(rows)}
     return found | outline(Place(*(row[key] for key in Place._fields)) for row in rows)
-
-
-def _contents(tensors: Mapping[str, Seen]) -> Contents:
-    """Raises LoRA2Error where there are no components."""
-    return Contents(stored_components(tensors), contents(tensors).extras)
 
 
 def _report(
