@@ -17,6 +17,7 @@ from host.comfy_host import (
     find_path,
     find_python,
 )
+from packaging.requirements import Requirement
 
 PHOTOGRAPHS = ROOT / "tests" / "data" / "dog"
 
@@ -186,12 +187,10 @@ def test_where_the_host_is_looked_for(tmp_path, monkeypatch):
 def test_a_python_that_lacks_a_requirement_is_named_with_the_line_that_installs_it(tmp_path):
     """Before any test runs: in the middle of one it would be a traceback of the server's."""
     python = tmp_path / "python"
-    python.write_text(
-        """#!/bin/sh
-echo '{"torch": "2.9", "safetensors": "0.3", "numpy": "2.0", "diffusers": null,
-"transformers": "4.50", "pillow": "11"}'
-"""
-    )
+    listed = (ROOT / "requirements.txt").read_text().split()
+    found = {Requirement(line).name: "999" for line in listed}
+    found |= {"safetensors": "0.3", "diffusers": None}
+    python.write_text(f"#!/bin/sh\necho '{json.dumps(found)}'\n")
     python.chmod(0o755)
     with pytest.raises(HostError) as raised:
         check_requirements(python)
