@@ -53,6 +53,11 @@ def _why_not(folder: str) -> str | None:
     return None
 
 
+def _drives(path: Path) -> bool:
+    """Whether a file's tests run in a host that is there."""
+    return REAL["host"] in path.parents and _why_not("host") is None
+
+
 def _is_worker(config) -> bool:
     """Of pytest-xdist, and not the process that reports."""
     return hasattr(config, "workerinput")
@@ -86,6 +91,8 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.host)
             if reason:
                 item.add_marker(pytest.mark.skip(reason=_SKIPPED))
+    # the longest first, so that no worker is left alone with one of them in the end
+    items.sort(key=lambda item: item.get_closest_marker("host") is None)
 
 
 def pytest_terminal_summary(terminalreporter, config):
@@ -110,6 +117,8 @@ def host():
 def _room_for_others(request):
     """After a file's tests its server gives back what it holds, if that is much: two of them run
     side by side."""
+    path = request.path.resolve()
+    host = request.getfixturevalue("host") if _drives(path) else None
     yield
-    if "host" in request.fixturenames:  # of the file's last test
-        request.getfixturevalue("host").shrink()
+    if host is not None:
+        host.shrink()
