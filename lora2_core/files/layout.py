@@ -18,12 +18,14 @@ from ..errors import LoRA2Error
 from .alphas import alphas
 from .beside import FACTOR_BIAS
 from .header import TensorInfo, shown
-from .stored import Stored, contents, owner, seen
+from .stored import Stored, contents, owner, seen, split_key
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _SHAPES = ".reshape_weight"  # whole numbers: sizes of a layer
 _DTYPE_NAMES = {
     torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
+    torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8",
+    torch.bool: "BOOL",
 }  # fmt: skip
 _PLAIN_ROUNDING = 2**-10  # relative; rounding to fp16 costs at most half of it above its subnormals
 
@@ -33,15 +35,17 @@ class Layout:
     gigabytes.
 
     tensors: name → dtype, shape, byte range. Order: as in the adapter, except that larger dtypes
-    (alpha) come first, so that every tensor is aligned. Raises LoRA2Error for an empty adapter and
-    for tensors that are no floating-point numbers.
+    (alpha) come first, so that every tensor is aligned. Whole numbers beside the components keep
+    their dtype. Raises LoRA2Error for an empty adapter, for factors that are no floating-point
+    numbers, and for dtypes that a file does not have.
     """
 
     def __init__(self, state: Mapping[str, Tensor], precision: str):
         if not state:
             raise LoRA2Error("the adapter holds no tensors; train it before you save it")
         for key, tensor in state.items():
-            if not (tensor.is_floating_point() or key.endswith((".alpha", _SHAPES))):
+            whole = split_key(key)[1] in (None, "alpha") and tensor.dtype in _DTYPE_NAMES
+            if not (tensor.is_floating_point() or whole):
                 raise LoRA2Error(
                     f"tensor {shown(key)} is {tensor.dtype}; only floating-point adapters can be "
                     "saved"
@@ -76,7 +80,10 @@ class Layout:
     def _dtype(self, key: str) -> torch.dtype:
         if key.endswith(_SHAPES):
             return torch.int64
-        return torch.float32 if key.endswith(".alpha") else PRECISIONS[self._precision]
+        if key.endswith(".alpha"):
+            return torch.float32
+        own = self._source[key]
+        return PRECISIONS[self._precision] if own.is_floating_point() else own.dtype
 
     def _not_finite(self, key: str) -> LoRA2Error:
         name = owner(key) or shown(key)

@@ -27,7 +27,9 @@ class Carried:
         """For files.size.overhead."""
         wide = (".alpha", ".reshape_weight")
         return {
-            key: (extra.shape, _WIDEST if key.endswith(wide) else saved_as.itemsize)
+            key: (extra.shape, _WIDEST)
+            if extra.kind is UNKNOWN or key.endswith(wide)
+            else (extra.shape, saved_as.itemsize)
             for key, extra in self.extras.items()
         }
 

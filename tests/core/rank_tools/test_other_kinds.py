@@ -336,3 +336,20 @@ def test_the_command_line_carries_and_says_it(tmp_path, capsys):
         assert set(components(read(out))) == {LAYER}
     assert main(["inspect", str(source)]) in (0, None)
     assert "beside: 2 biases, 1 norm" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8, torch.bool])
+def test_whole_numbers_of_a_stranger_go_along_as_they_are(tmp_path, dtype):
+    stray = torch.tensor([1, 0, 1]).to(dtype)
+    state = LoraState(host_trained() | {"trained_for": stray})
+    for number, found in enumerate(
+        (compress(opened(state), Cut(rank=2)).state, expand(opened(state), 8))
+    ):
+        path = write(
+            LoraState(dict(found), {}), tmp_path / f"{number}.safetensors", precision="fp32"
+        )
+        kept = load_file(path)["trained_for"]
+        assert kept.dtype == dtype and torch.equal(kept, stray)
+    outcome = compress(opened(state), Cut(megabytes=0.01), saved_as=torch.float16)
+    path = write(outcome.state, tmp_path / "small.safetensors", precision="fp16")
+    assert path.stat().st_size <= 10_000
