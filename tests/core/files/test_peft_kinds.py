@@ -63,6 +63,7 @@ def test_the_magnitudes_of_a_dora_go_along():
     assert [extra.kind for extra in extras] == [MAGNITUDE, MAGNITUDE]
     found = compress(open_adapter(state), Cut(rank=2)).state
     for extra in extras:
-        kept = next(tensor for key, tensor in found.items() if (key.startswith(extra.name)
-                    and "magnitude" in key) or key.endswith("dora_scale"))  # fmt: skip
-        assert kept.numel() in (12, 16)
+        layer = "lora_unet_" + extra.name.rpartition(".")[2]
+        assert torch.equal(found[f"{layer}.dora_scale"].flatten(), state[extra.key].flatten())
+        assert found[f"{layer}.dora_scale"].dim() == found[f"{layer}.lora_up.weight"].dim()
+        assert len(found[f"{layer}.dora_scale"]) == len(found[f"{layer}.lora_up.weight"])
