@@ -56,12 +56,12 @@ def hosted_beside(
 
     Raises LoRA2Error if two of them come to one name.
     """
-    known = {stored.name: stored for stored in listed}
+    extras = [extra for extra in extras if extra.name in names]
+    concerned = {extra.name for extra in extras}
+    known = {stored.name: stored for stored in listed if stored.name in concerned}
     scales = alphas(state, known.values())
     found: dict[str, Tensor] = {}
     for extra in extras:
-        if extra.name not in names:
-            continue
         stored = known.get(extra.name)
         shape = () if stored is None else stored.shape
         alpha = scales.get(extra.name)
