@@ -1,15 +1,19 @@
 """LoRA² Load."""
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 from comfy_api.latest import io
 from safetensors.torch import load_file
+from torch import Tensor
 
 from ..lora2_core.files.adapter_file import LoraState
-from ..lora2_core.files.fit import Fit, fit
-from ..lora2_core.files.fit_beside import fit_beside, nothing_fits
+from ..lora2_core.files.fit import Fit, Targets, fit
+from ..lora2_core.files.fit_beside import FitBeside, fit_beside, nothing_fits
 from ..lora2_core.files.header import read_header
 from ..lora2_core.files.hosted import hosted, hosted_beside
 from ..lora2_core.files.peft_folder import stamp
-from ..lora2_core.files.stored import contents, seen, seen_in_header
+from ..lora2_core.files.stored import Contents, contents, seen, seen_in_header
 from ..lora2_core.rank_tools import Adapter, Ingredient, merge, open_adapter
 from ..lora2_core.rank_tools.adapters import factorised, size_of_factors
 from ..lora2_core.rank_tools.blocks import parse_blocks
@@ -80,15 +84,8 @@ class LoRA2Load(FileNode):
     ) -> io.NodeOutput:  # fmt: skip
         limit, shares = cut(**limits), (self_attention, cross_attention, parse_blocks(blocks))
         header = read_header(folders.lora_path(lora_name))
-        inside = contents(seen_in_header(header))
         targets, called = loader.target_shapes(model, clip), describe(model)
-        found = Fit((), ())
-        if inside.components:
-            found = fit(inside.components, targets, lora_name, called)
-        beside = fit_beside(inside.extras, inside.components, targets, lora_name, called)
-        if not inside.components:
-            nothing_fits(beside, lora_name, called)
-        text, names = f"{found}{beside}", found.names
+        found, text = _found(contents(seen_in_header(header)), targets, lora_name, called)
         outcome = None
         if limit.keeps_all and shares == (1.0, 1.0, parse_blocks("")):
             # as the host's loader does, without a copy of what the system has mapped
@@ -101,18 +98,46 @@ class LoRA2Load(FileNode):
                 text += "\nevery strength is 0: nothing of it is applied"
                 report = rank_report.report_from_header(header, targets.base)
                 return io.NodeOutput(model, clip, report, ui={"text": [text]})
-            state, inside = outcome.state, contents(seen(outcome.state))
-            places = {one.name: targets.find(one.name, one.shape) for one in inside.components}
-            names = {name: place for name, place in places.items() if place is not None}
-            beside = fit_beside(inside.extras, inside.components, targets, lora_name, called)
-        report = rank_report.report(state, inside, targets.base)
+            state = outcome.state
+            found = _found_again(contents(seen(state)), targets, lora_name, called)
+        report = rank_report.report(state, found.inside, targets.base)
         if outcome is not None:
             report = rank_report.with_cut(report, outcome)
             text += f"\n{outcome.kept}, {_megabytes(report):.1f} MB"
-        given = hosted(state, inside.components, names)
-        given |= hosted_beside(state, inside.components, beside.placed, beside.names)
-        new_model, new_clip = loader.apply_lora(model, clip, given, strength_model, strength_clip)
-        return io.NodeOutput(new_model, new_clip, report, ui={"text": [text]})
+        new = loader.apply_lora(model, clip, found.given(state), strength_model, strength_clip)
+        return io.NodeOutput(*new, report, ui={"text": [text]})
+
+
+class _Found(NamedTuple):
+    """What an adapter holds, and what of it the model takes. names: of its components there."""
+
+    inside: Contents
+    names: Mapping[str, str]
+    beside: FitBeside
+
+    def given(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors, for the host's loader."""
+        listed, beside = self.inside.components, self.beside
+        taken = hosted(state, listed, self.names)
+        return taken | hosted_beside(state, listed, beside.placed, beside.names)
+
+
+def _found(inside: Contents, targets: Targets, name: str, model: str) -> tuple[_Found, str]:
+    """And what to say of it; raises LoRA2Error if nothing of the file fits the model."""
+    listed = inside.components
+    placed = fit(listed, targets, name, model) if listed else Fit((), ())
+    beside = fit_beside(inside.extras, listed, targets, name, model)
+    if not listed:
+        nothing_fits(beside, name, model)
+    return _Found(inside, placed.names, beside), f"{placed}{beside}"
+
+
+def _found_again(inside: Contents, targets: Targets, name: str, model: str) -> _Found:
+    """Of what a cut has left, which may be nothing that the model takes."""
+    places = {one.name: targets.find(one.name, one.shape) for one in inside.components}
+    names = {component: place for component, place in places.items() if place is not None}
+    beside = fit_beside(inside.extras, inside.components, targets, name, model)
+    return _Found(inside, names, beside)
 
 
 def _opened(lora_name: str, limit, node_id: str | None, base: str | None) -> Adapter:

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from .tucker import folded
-
-Shape = tuple[int, ...]
+from . import tucker
+from .tucker import Shape
 
 NAME = "LoHa"
 ROLES = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")
@@ -61,14 +60,7 @@ def factors(parts: Mapping[str, Tensor], rank: int) -> tuple[Tensor, Tensor]:
 def _half(shapes: Mapping[str, Shape], number: int) -> tuple[int, Shape] | None:
     """(rank, shape) of one of the two matrices."""
     a, b = shapes[f"hada_w{number}_a"], shapes[f"hada_w{number}_b"]
-    core = shapes.get(f"hada_t{number}")
-    if len(a) != 2 or len(b) != 2:
-        return None
-    if core is None:
-        return (a[1], (a[0], b[1])) if a[1] == b[0] else None
-    if len(core) != 4 or core[:2] != (a[0], b[0]):
-        return None
-    return a[0], (a[1], b[1], *core[2:])
+    return tucker.sized(a, b, shapes.get(f"hada_t{number}"))
 
 
 def _matrices(parts: Mapping[str, Tensor], number: int) -> tuple[Tensor, Tensor]:
@@ -76,4 +68,4 @@ def _matrices(parts: Mapping[str, Tensor], number: int) -> tuple[Tensor, Tensor]
     core = parts.get(f"hada_t{number}")
     if core is None:
         return up, down
-    return up.t(), folded(core, down).flatten(1)
+    return up.t(), tucker.folded(core, down).flatten(1)

@@ -9,9 +9,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from .tucker import folded
-
-Shape = tuple[int, ...]
+from . import tucker
+from .tucker import Shape
 
 NAME = "LoKr"
 ROLES = ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")
@@ -56,13 +55,7 @@ def _half(shapes: Mapping[str, Shape], role: str, core: Shape | None) -> tuple[i
     if whole is not None:
         fits = len(whole) in (2, 4) and a is None and b is None and core is None
         return (whole[0], whole) if fits else None
-    if a is None or b is None or len(a) != 2 or len(b) != 2:
-        return None
-    if core is None:
-        return (a[1], (a[0], b[1])) if a[1] == b[0] else None
-    if len(core) != 4 or core[:2] != (a[0], b[0]):
-        return None
-    return a[0], (a[1], b[1], *core[2:])
+    return None if a is None or b is None else tucker.sized(a, b, core)
 
 
 def _matrices(parts: Mapping[str, Tensor], role: str, core: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -71,7 +64,7 @@ def _matrices(parts: Mapping[str, Tensor], role: str, core: Tensor | None) -> tu
         return _whole(parts[role].float().flatten(1))
     up, down = parts[f"{role}_a"].float(), parts[f"{role}_b"].float()
     if core is not None:
-        up, down = up.t(), folded(core, down).flatten(1)
+        up, down = up.t(), tucker.folded(core, down).flatten(1)
     if up.shape[1] > min(up.shape[0], down.shape[1]):
         return _whole(up @ down)
     return up, down

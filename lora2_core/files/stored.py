@@ -203,11 +203,7 @@ def _product(
             f"{shown(name)} is changed by two adapters of different kinds ({listed}); save each to "
             "a file of its own"
         )
-    if alpha is not None and prod(tensors[alpha].shape) != 1:
-        raise LoRA2Error(
-            f"{shown(alpha)} has shape {_sizes(tensors[alpha])} instead of one number; save the "
-            "LoRA again"
-        )
+    _check_alpha(alpha, tensors)
     shapes = {role: tensors[key].shape for role, key in keys.items()}
     floating = all(tensors[key].floating for key in keys.values())
     fits = floating and all(shapes.values()) and not any(0 in shape for shape in shapes.values())
@@ -264,12 +260,16 @@ def _fitted(
             f"the factors of {shown(name)} do not fit together ({listed}); download or save the "
             "LoRA again"
         )
+    _check_alpha(alpha, tensors)
+    return Stored(name, keys["down"], keys["up"], keys.get("mid"), alpha, down[0], shape)
+
+
+def _check_alpha(alpha: str | None, tensors: Mapping[str, Seen]) -> None:
     if alpha is not None and prod(tensors[alpha].shape) != 1:
         raise LoRA2Error(
             f"{shown(alpha)} has shape {_sizes(tensors[alpha])} instead of one number; save the "
             "LoRA again"
         )
-    return Stored(name, keys["down"], keys["up"], keys.get("mid"), alpha, down[0], shape)
 
 
 def _sizes(tensor: Seen) -> str:

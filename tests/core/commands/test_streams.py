@@ -238,12 +238,12 @@ def test_the_c_locale(tmp_path):
 
 
 WAITS = """
-import sys, time, types
+import sys, threading, types
 stub = types.ModuleType("lora2_core.commands.inspect")
 stub.add_arguments = lambda parser: None
 def run(options):
     print("ready", flush=True)
-    time.sleep(60)
+    threading.Event().wait()
 stub.run = run
 import lora2_core.commands
 sys.modules[stub.__name__] = stub
