@@ -104,7 +104,8 @@ class LoRA2Load(FileNode):
         if outcome is not None:
             report = rank_report.with_cut(report, outcome)
             text += f"\n{outcome.kept}, {_megabytes(report):.1f} MB"
-        new = loader.apply_lora(model, clip, found.given(state), strength_model, strength_clip)
+        given = found.given(state), found.places
+        new = loader.apply_lora(model, clip, *given, strength_model, strength_clip)
         return io.NodeOutput(*new, report, ui={"text": [text]})
 
 
@@ -114,6 +115,11 @@ class _Found(NamedTuple):
     inside: Contents
     names: Mapping[str, str]
     beside: FitBeside
+
+    @property
+    def places(self) -> list[str]:
+        """The layers of the model that it changes, as the host's loader calls them."""
+        return list(dict.fromkeys([*self.names.values(), *self.beside.names.values()]))
 
     def given(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensors, for the host's loader."""

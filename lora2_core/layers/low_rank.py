@@ -39,11 +39,11 @@ def singular_values(up: Tensor, down: Tensor) -> Tensor:
 def rounding(up: Tensor, down: Tensor) -> float:
     """How far arithmetic in fp32 may move the norm of up @ down, or of a part of it.
 
-    4ε Σ‖uᵢ‖‖dᵢ‖ over the columns of up and the rows of down, ε = 2⁻²³: the sizes that are added,
-    whatever they cancel to. Three bases of a thousand came to 1.8ε.
+    8ε Σ‖uᵢ‖‖dᵢ‖ over the columns of up and the rows of down, ε = 2⁻²³: the sizes that are added,
+    whatever they cancel to. Fifty thousand small products of all scales came to 5.9ε at most.
     """
     sizes = _lengths(up, 0) * _lengths(down, 1)
-    return 4 * torch.finfo(torch.float32).eps * float(sizes.sum())
+    return 8 * torch.finfo(torch.float32).eps * float(sizes.sum())
 
 
 def moderate(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor, int]:

@@ -1,11 +1,10 @@
 """The host's own LoRA loader: what it can place in a model, and the model with a LoRA."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import comfy.lora
-import comfy.lora_convert
 from torch import Tensor, nn
 
 from ...lora2_core.files.fit import Targets
@@ -60,10 +59,17 @@ def target_shapes(model, clip) -> Targets:
     return known[other]
 
 
-def apply_lora(model, clip, state: Mapping[str, Tensor], strength_model: float, strength_clip):
-    """(MODEL, CLIP) with the adapter added, in the steps of the host's own loader."""
-    keys = {name: key for part in _all_places(model, clip) for name, key in part.keys.items()}
-    patches = comfy.lora.load_lora(comfy.lora_convert.convert_lora(dict(state)), keys)
+def apply_lora(
+    model, clip, state: Mapping[str, Tensor], names: Collection[str], strength_model, strength_clip
+):
+    """(MODEL, CLIP) with the adapter added, in the steps of the host's own loader.
+
+    names: those layers of which `state` has anything, as target_shapes calls them: of a layer that
+    is asked for, the host looks for every kind of adapter, and a model has thousands of names.
+    """
+    parts = _all_places(model, clip)
+    keys = {name: part.keys[name] for part in parts for name in names if name in part.keys}
+    patches = comfy.lora.load_lora(dict(state), keys)
     model = model.clone()
     model.add_patches(patches, strength_model)
     if clip is not None:
