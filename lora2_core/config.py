@@ -58,6 +58,9 @@ class TrainConfig:
     importance: str = "unit_energy"  # ours, Λ of one norm for every ν; "printed": Λ = f [eq. 10]
     init: str = "fan_in"  # ours, the std by √n; "printed": A ~ N(0, 2/Σf²) [3.3.1]
     growth: str = "zero"  # new columns of B; "random" is the paper's word but kicks the output
+    # ours, of lora2: of the effect on the loss (effect/measure.py), what the finished file keeps;
+    # 1 keeps every row
+    effect_share: float = 0.999
     budget_mb: float = 0.0  # size of the finished file, in place of λ_r; 0: none. 1 MB is 10⁶ bytes
     budget_precision: str = "fp16"  # what the file is to be saved in
     ac_mode: str = "product"  # AC-LoRA: what is cut; "paper" cuts A and B apart
@@ -119,6 +122,11 @@ class TrainConfig:
                 raise LoRA2Error(f"{name} is {getattr(self, name)}; it is a share from 0 to 1")
         if not 0 < self.ac_period <= 1:
             raise LoRA2Error(f"ac_period is {self.ac_period}; it is a share above 0, at most 1")
+        if not 0 < self.effect_share <= 1:
+            raise LoRA2Error(
+                f"effect_share is {self.effect_share}; it is a share above 0, at most 1, which "
+                "switches the cut off"
+            )
         if not 0 < self.quantile < 1:
             raise LoRA2Error(f"quantile is {self.quantile}; choose a share between 0 and 1")
         self._check_options()

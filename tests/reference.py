@@ -387,3 +387,31 @@ def dora(weight, delta, magnitude):
     for row in range(len(turned)):
         turned[row] *= float(magnitude[row]) / float(turned[row].norm())
     return turned
+
+
+def second_moment(vectors):
+    """E[v vᵀ], one outer product after the other; vectors: a list of [k]."""
+    total = torch.zeros(len(vectors[0]), len(vectors[0]), dtype=torch.float64)
+    for vector in vectors:
+        total += torch.outer(vector.double(), vector.double())
+    return total / len(vectors)
+
+
+def matrix_root(matrix):
+    """The symmetric square root."""
+    values, vectors = torch.linalg.eigh(matrix.double())
+    return vectors @ torch.diag(values.clamp(min=0).sqrt()) @ vectors.t()
+
+
+def effect_of(change, g, c):
+    """‖G^½ E C^½‖² of a dense change E [m, n], with the full G [m, m] and C [n, n]."""
+    return float((matrix_root(g) @ change.double() @ matrix_root(c)).square().sum())
+
+
+def best_by_effect(delta, g, c, rank):
+    """The dense matrix of that rank nearest to ΔW in effect, and the effects of its directions; G
+    and C regular."""
+    left, right = matrix_root(g), matrix_root(c)
+    u, s, vt = torch.linalg.svd(left @ delta.double() @ right, full_matrices=False)
+    cut = (u[:, :rank] * s[:rank]) @ vt[:rank]
+    return torch.linalg.inv(left) @ cut @ torch.linalg.inv(right), s.square()

@@ -18,6 +18,7 @@ BASE = TrainConfig(
     rank_freeze=0.0,
     dtype="fp32",
     entropy_queries=5,
+    effect_share=1.0,
 )
 
 

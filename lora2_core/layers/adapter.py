@@ -4,7 +4,7 @@ Both factors are kept row-major with one row a unit of rank (B transposed), so t
 part is a contiguous prefix: a component at rank 3 multiplies 3 rows, and the optimiser sees 3.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -62,8 +62,9 @@ class Adapter:
     for a convolution. `rank` rows are active. Rows between `rank` and `filled` are dormant: they
     keep their values, so that growing back restores ΔW bit for bit. `scale` is the diagonal of Λ
     ([rank], fp32, set anew before each forward pass) or None for plain LoRA. `half` is (Λ A, B) in
-    half precision where those are made for all adapters at once (half.half_factors). moments:
-    whether Adam's are kept with the rows.
+    half precision where those are made for all adapters at once (half.half_factors). `tap` is what
+    A x goes through, with the axis that its rows are on (effect.moments), or None. moments: whether
+    Adam's are kept with the rows.
     """
 
     def __init__(self, name: str, layer: nn.Module, device: torch.device, moments: bool = True):
@@ -81,6 +82,7 @@ class Adapter:
         self.idle_steps = 0
         self.scale: Tensor | None = None
         self.half: tuple[Tensor, Tensor] | None = None
+        self.tap: Callable[[Tensor, int], Tensor] | None = None
         self.a = Rows.empty(0, self.in_features, device, moments)
         self.b = Rows.empty(0, self.out_features, device, moments)
 
@@ -160,8 +162,11 @@ class Adapter:
             layer = self.layer
             down = down.view(-1, *self.in_shape)
             hidden = F.conv2d(x, down, None, layer.stride, layer.padding, layer.dilation)
-            return F.conv2d(hidden, up.t()[:, :, None, None])
-        return F.linear(F.linear(x, down), up.t())
+            return F.conv2d(self._tapped(hidden, 1), up.t()[:, :, None, None])
+        return F.linear(self._tapped(F.linear(x, down), -1), up.t())
+
+    def _tapped(self, hidden: Tensor, axis: int) -> Tensor:
+        return hidden if self.tap is None else self.tap(hidden, axis)
 
     def folded(self) -> tuple[Tensor, Tensor]:
         """(down [rank, n…], up [rank → m, rank…]) with Λ folded in, fp32 on the CPU."""

@@ -56,6 +56,8 @@ def with_noise(factor: Tensor, rank: int, generator: torch.Generator) -> Tensor:
 class ACLoRA(Method):
     """ΔW = B A at the rows it starts with, of which the first `I` directions are signal."""
 
+    gathers_effect = False
+
     def __init__(
         self,
         config: TrainConfig,

@@ -34,6 +34,7 @@ class AdaptiveRank(Method):
     """
 
     uses_entropy = True
+    cuts_by_effect = True
 
     def __init__(
         self,

@@ -17,10 +17,14 @@ class Method:
 
     ranks: what each adapter is to start from, in their order; None: r_init for all. overhead: bytes
     of the finished file beside its rows. rho: the learned ρ of all adapters [L], or None.
-    uses_entropy: whether the loss has the cross-attention term.
+    uses_entropy: whether the loss has the cross-attention term. gathers_effect: whether the rows
+    that it trains are those of its file, so that their effect can be gathered while they are;
+    cuts_by_effect: whether the finished file is cut by it.
     """
 
     uses_entropy = False
+    gathers_effect = True
+    cuts_by_effect = False
 
     def __init__(
         self,

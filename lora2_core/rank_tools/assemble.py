@@ -12,12 +12,12 @@ from ..files.adapter_file import LoraState
 from ..files.layout import survives_fp16
 from ..files.size import overhead
 from ..files.stored import Stored
+from ..layers.parallel import in_order
 from .adapters import check_size
 from .carried import Carried
 from .cut import Cut
 from .metadata import Described
 from .outcome import Outcome, Row, put
-from .parallel import in_order
 from .split import Split, split
 
 

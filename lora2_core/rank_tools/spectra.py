@@ -5,9 +5,9 @@ from threading import Lock
 
 from ..files.alphas import alphas
 from ..layers.low_rank import rounding, singular_values
+from ..layers.parallel import in_order
 from .adapters import Adapter
 from .cut import share_rank
-from .parallel import in_order
 from .split import decomposing
 
 _SHARES = {"rank90": 0.9, "rank99": 0.99}

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from ..layers.inject import attached
 from ..optimizers import make_optimizer
 from ..optimizers.rows import RowOptimizer
 from .average import AdapterAverage
+from .effects import by_effect, moment_average
 from .forward import DTYPES, entropy_probe, forward, watched
 from .gradients import GradientGuard, differentiated
 from .parts import Parts
@@ -111,20 +112,28 @@ class Training:
             self._watch()
 
     def result(self) -> TrainResult:
-        """The adapter as it is now."""
+        """The adapter as it is now; a finished one with no more than config.effect_share asks for.
+
+        A run that ended early keeps every row: it may go on.
+        """
         names = [name for name, _ in self._parts.components]
         method, average = self._method, self._parts.average
         if average is None or self.done == 0:
             factors = method.factors()
         else:
             factors = method.factors_of(average.rows())
-        return TrainResult(
+        found = TrainResult(
             dict(zip(names, factors, strict=True)),
             dict(zip(names, zip(method.nus(), method.ranks(), strict=True), strict=True)),
             list(self.losses),
             self.done,
             self.config,
         )
+        moments = self._parts.moments
+        if moments is None or moments.steps == 0:
+            return found
+        cut = method.cuts_by_effect and self.done >= self.config.steps
+        return by_effect(found, moments.moments(), cut)
 
     def state(self) -> RunState:
         """Of the run after the last step that was made; what a step that broke off drew is undrawn.
@@ -174,18 +183,19 @@ class Training:
         one copy.
         """
         config, step, parts, found = self.config, self.done, self._parts, []
-        for batch in batches:
-            self._method.set_scales(step)
-            with half_factors(self._adapters, DTYPES[config.dtype]):
-                mse, entropy = forward(
-                    self._denoiser, batch, config, parts.probe, parts.generator,
-                    self._level_weights,
-                )  # fmt: skip
-                total = batch.weight * mse
-                if entropy is not None:
-                    total = total + config.lambda_e / len(batches) * entropy
-                parts.scaler.scale(total).backward()
-            found.append(torch.stack([batch.weight * mse.detach(), _detached(entropy, mse)]))
+        with self._gathering():
+            for batch in batches:
+                self._method.set_scales(step)
+                with half_factors(self._adapters, DTYPES[config.dtype]):
+                    mse, entropy = forward(
+                        self._denoiser, batch, config, parts.probe, parts.generator,
+                        self._level_weights,
+                    )  # fmt: skip
+                    total = batch.weight * mse
+                    if entropy is not None:
+                        total = total + config.lambda_e / len(batches) * entropy
+                    parts.scaler.scale(total).backward()
+                found.append(torch.stack([batch.weight * mse.detach(), _detached(entropy, mse)]))
         penalty = self._method.penalty(step)
         if penalty is not None:
             parts.scaler.scale(penalty).backward()
@@ -197,6 +207,12 @@ class Training:
         loss, entropy_sum, norm, *reached = torch.cat(numbers).tolist()
         entropy = None if parts.probe is None else entropy_sum / len(batches)
         return loss, entropy, norm, reached
+
+    def _gathering(self) -> AbstractContextManager:
+        moments, scaler = self._parts.moments, self._parts.scaler
+        if moments is None:
+            return nullcontext()
+        return moments.gathering(self.done, scaler.get_scale() if scaler.is_enabled() else 1.0)
 
     def _check_finite(self, loss: float, norm: float) -> None:
         """Raises TrainingDiverged, before anything is moved."""
@@ -246,6 +262,7 @@ def _parts(denoiser: Denoiser, config: TrainConfig, ranks: Mapping[str, int] | N
         generator,
         AdapterAverage(method.adapters, config.ema_decay) if config.ema_decay > 0 else None,
         entropy_probe(denoiser, config),
+        moment_average(config, method),
     )
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..config import TrainConfig
+from ..effect.moments import MomentAverage
 from ..errors import LoRA2Error
 from ..layers.adapter import Adapter
 from ..methods.method import Method
@@ -21,7 +22,7 @@ Drawn = tuple[Tensor, int]  # how far randomness is used up: generator, passes o
 
 @dataclass
 class Parts:
-    """losses: of each step that was made. average: None without one; probe: likewise."""
+    """losses: of each step that was made. average, probe, moments: None without one."""
 
     config: TrainConfig
     components: Components
@@ -31,6 +32,7 @@ class Parts:
     generator: torch.Generator
     average: AdapterAverage | None
     probe: EntropyProbe | None
+    moments: MomentAverage | None = None
     losses: list[float] = field(default_factory=list)
 
     @property
@@ -70,6 +72,9 @@ class Parts:
         if self.average is not None:
             tensors |= _below("ema", self.average.tensors())
             facts["ema"] = self.average.facts()
+        if self.moments is not None:
+            tensors |= _below("moments", self.moments.tensors())
+            facts["moments"] = self.moments.steps
         # each with memory of its own, as the file wants it; and a copy, for the run goes on
         return RunState({name: part.cpu().clone() for name, part in tensors.items()}, facts)
 
@@ -87,6 +92,8 @@ class Parts:
         self.method.restore(facts["method"])
         if self.average is not None:
             self.average.restore(_under("ema", tensors), facts["ema"])
+        if self.moments is not None and "moments" in facts:
+            self.moments.restore(_under("moments", tensors), facts["moments"])
         self.generator.set_state(tensors["generator"])
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(facts["scaler"])

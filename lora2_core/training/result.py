@@ -1,6 +1,6 @@
 """What a run tells after each step, what it ends in, and how it fails."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -44,8 +44,10 @@ class TrainResult:
 
     factors: module name → (down [D, n…], up [m, D…]), fp32 on the CPU, Λ folded into down; with
     ema_decay those of the moving average.
-    ranks: module name → (ν or None, D). losses: prediction loss of each step. steps: how many
-    were run.
+    ranks: module name → (ν or None, D); D is 0 for a component that is not among the factors. ν is
+    None where it no longer tells of D. losses: prediction loss of each step. steps: how many were
+    run. effects: module name → those of its directions (effect.measure), falling; {} where they
+    were not measured.
     """
 
     factors: dict[str, tuple[Tensor, Tensor]]
@@ -53,6 +55,7 @@ class TrainResult:
     losses: list[float]
     steps: int
     config: TrainConfig
+    effects: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 class TrainingDiverged(LoRA2Error):

@@ -24,6 +24,7 @@ COMMON = {
     "rank_hold": 0.0,
     "importance": "printed",
     "init": "printed",
+    "effect_share": 1.0,
 }
 BOTH = {"grow", "shrink"}
 RUNS = {

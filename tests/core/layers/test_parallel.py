@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from lora2_core.rank_tools.parallel import in_order
+from lora2_core.layers.parallel import in_order
 
 
 def test_results_come_in_order():

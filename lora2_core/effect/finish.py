@@ -1,0 +1,80 @@
+"""A trained adapter in the order of its directions' effects, and cut by them [ours]."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..layers.parallel import in_order
+from .measure import Directions, Moments, best, directions
+from .spend import ranks_for_budget, ranks_for_share
+
+Factors = tuple[Tensor, Tensor]  # down [r, n…] and up [m, r…]
+
+
+@dataclass(frozen=True)
+class Ordered:
+    """factors: component → its factors, the direction of most effect first; one that is left with
+    none is missing. effects: component → those of the directions that are left, falling. before:
+    component → how many it had."""
+
+    factors: dict[str, Factors]
+    effects: dict[str, tuple[float, ...]]
+    before: dict[str, int]
+
+
+def ordered(
+    factors: Mapping[str, Factors],
+    moments: Sequence[Moments],
+    share: float = 1.0,
+    budget: float | None = None,
+    cut: bool = True,
+) -> Ordered:
+    """The same adapter with as many directions as it takes to keep that share of its effect, and
+    at most `budget` numbers; all of them if not `cut`, or if nothing has any effect.
+
+    moments: of each component, in the order of `factors`. Raises torch.linalg.LinAlgError for
+    moments that are not finite.
+    """
+    found = list(in_order(_on_cpu, moments))
+    costs = [_cost(one) for one in factors.values()]
+    ranks = [len(one.effects) for one in found]
+    effects = [one.effects for one in found]
+    cut = cut and any(bool(own.any()) for own in effects)
+    if cut:
+        ranks = ranks_for_share(effects, costs, share)
+        if budget is not None:
+            most = ranks_for_budget(effects, costs, budget)
+            ranks = [min(both) for both in zip(ranks, most, strict=True)]
+    new, kept, before = {}, {}, {}
+    for (name, own), one, rank in zip(factors.items(), found, ranks, strict=True):
+        before[name] = len(own[0])
+        kept[name] = tuple(one.effects[:rank].tolist())
+        if not cut and not one.effects.any():
+            new[name] = own  # in no order, and in none that is worse
+        elif rank:
+            new[name] = _turned(own, one, rank)
+    return Ordered(new, kept, before)
+
+
+def _on_cpu(moments: Moments) -> Directions:
+    return directions(Moments(*(part.detach().cpu() for part in moments)))
+
+
+def _cost(factors: Factors) -> int:
+    """Numbers of one direction, m + n."""
+    down, up = factors
+    return down[0].numel() + up.shape[0]
+
+
+def _turned(factors: Factors, found: Directions, rank: int) -> Factors:
+    """In the layer's own shapes, fp32, both factors of a direction of one norm."""
+    down, up = factors
+    new_up, new_down = best(up.flatten(1), down.flatten(1), found, rank)
+    sizes = new_up.norm(dim=0), new_down.norm(dim=1)
+    ratio = (sizes[1] / sizes[0]).sqrt().nan_to_num(1.0, 1.0, 1.0)
+    new_up, new_down = new_up * ratio, new_down / ratio[:, None]
+    return (
+        new_down.float().view(rank, *down.shape[1:]),
+        new_up.float().view(up.shape[0], rank, *up.shape[2:]),
+    )

@@ -1,0 +1,63 @@
+"""Which directions of all components are worth their bytes [ours]."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ..errors import LoRA2Error
+
+
+def check_share(share: float) -> None:
+    """Raises LoRA2Error, naming the value, for what is no share of an effect."""
+    if not 0 < share <= 1:  # also true for NaN
+        raise LoRA2Error(f"the share of the effect is {share}; give one above 0 and at most 1")
+
+
+def ranks_for_share(effects: Sequence[Tensor], costs: Sequence[float], share: float) -> list[int]:
+    """The ranks that keep that share of all effect: directions leave in order of effect a cost,
+    the least first, as long as what has left is no more than the rest.
+
+    effects: of each component's directions, [k], falling. costs: of one direction of each. A
+    component may come to rank 0. Without any effect nothing leaves. With share 1 what has none
+    does.
+    """
+    check_share(share)
+    ranks = [len(found) for found in effects]
+    whole = float(sum(found.sum() for found in effects))
+    if not whole > 0:
+        return ranks
+    allowed, left = (1 - share) * whole, 0.0
+    for value, index in reversed(_in_order(effects, costs)):
+        left += value
+        if left > allowed:
+            break
+        ranks[index] -= 1
+    return ranks
+
+
+def ranks_for_budget(effects: Sequence[Tensor], costs: Sequence[float], budget: float) -> list[int]:
+    """The ranks whose costs add up to at most `budget`: directions come in order of effect a cost,
+    each that still fits. A component may stay at rank 0; nothing comes that has no effect.
+    """
+    ranks, spent, closed = [0] * len(costs), 0.0, set()
+    for value, index in _in_order(effects, costs):
+        if value <= 0 or index in closed:
+            continue
+        if spent + costs[index] > budget:
+            closed.add(index)  # directions come in the order of their component
+            continue
+        ranks[index] += 1
+        spent += costs[index]
+    return ranks
+
+
+def _in_order(effects: Sequence[Tensor], costs: Sequence[float]) -> list[tuple[float, int]]:
+    """(effect, component) of every direction, what a cost buys most with first; a component's own
+    stay in their order, as the sort is stable."""
+    found = [
+        (value, index, value / costs[index])
+        for index, own in enumerate(effects)
+        for value in own.tolist()
+    ]
+    found.sort(key=lambda one: -one[2])
+    return [(value, index) for value, index, _ in found]
