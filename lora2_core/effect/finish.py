@@ -68,12 +68,9 @@ def _cost(factors: Factors) -> int:
 
 
 def _turned(factors: Factors, found: Directions, rank: int) -> Factors:
-    """In the layer's own shapes, fp32, both factors of a direction of one norm."""
+    """In the layer's own shapes, fp32."""
     down, up = factors
     new_up, new_down = best(up.flatten(1), down.flatten(1), found, rank)
-    sizes = new_up.norm(dim=0), new_down.norm(dim=1)
-    ratio = (sizes[1] / sizes[0]).sqrt().nan_to_num(1.0, 1.0, 1.0)
-    new_up, new_down = new_up * ratio, new_down / ratio[:, None]
     return (
         new_down.float().view(rank, *down.shape[1:]),
         new_up.float().view(up.shape[0], rank, *up.shape[2:]),

@@ -82,12 +82,20 @@ def directions(moments: Moments) -> Directions:
     return Directions(left @ vt.t() * inverse, s.square(), inverse[:, None] * (u.t() @ right.t()))
 
 
+def in_order(effects: Tensor) -> Directions:
+    """Of factors whose rows are in the order of their effects already; effects: [r], falling."""
+    same = torch.eye(len(effects), dtype=torch.float64)
+    return Directions(same, effects.double(), same)
+
+
 def best(up: Tensor, down: Tensor, found: Directions, rank: int) -> tuple[Tensor, Tensor]:
     """The factors up [m, k] and down [k, n] of rank k, in fp64, that lose the least effect.
 
-    up: B [m, r], down: A [r, n].
+    up: B [m, r], down: A [r, n]. Both factors of a direction have one norm.
     """
-    return up.double() @ found.left[:, :rank], found.right[:rank] @ down.double()
+    up, down = up.double() @ found.left[:, :rank], found.right[:rank] @ down.double()
+    ratio = (down.norm(dim=1) / up.norm(dim=0)).sqrt().nan_to_num(1.0, 1.0, 1.0)
+    return up * ratio, down / torch.where(ratio > 0, ratio, 1)[:, None]
 
 
 def seen_through(moments: Moments, left: Tensor, right: Tensor) -> Moments:

@@ -6,14 +6,16 @@ project, `lora2`. What is not known is left out.
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 
+from .effect_note import EFFECT_NOTE, effect_note
 from .module_names import kohya_name
 
 NOTE = "lora2"
 NOTE_VERSION = 1
 _LONGEST_NOTE = 4_000_000  # characters; SDXL with every layer adapted needs 0.3 million
+_MOST_ABSENT = 20_000
 _PRECISIONS = {"fp32": "no", "fp16": "fp16", "bf16": "bf16"}  # kohya's words
 
 
@@ -35,6 +37,8 @@ def training_metadata(
     usage_hint: str = "",
     started_at: float | None = None,
     finished_at: float | None = None,
+    absent: Mapping[str, Sequence[int]] | None = None,
+    effects: Mapping[str, Sequence[float]] | None = None,
 ) -> dict[str, str]:
     """Metadata of a freshly trained SDXL-family adapter; every value is a string.
 
@@ -43,7 +47,8 @@ def training_metadata(
     model → (ν or None, D). steps: optimiser steps applied, if the run ended early. resolution:
     (width, height) in pixels. prediction_type: "epsilon" or "v". started_at, finished_at: seconds
     since the epoch; finished_at is now if not given. title may stay open: write() then takes the
-    file's name. The hashes are added by write() too.
+    file's name. The hashes are added by write() too. absent: module name → weight shape of
+    components of rank 0, which have no tensors. effects: module name → those of its rows, falling.
     """
     finished_at = time.time() if finished_at is None else finished_at
     found: dict[str, object] = {
@@ -75,9 +80,16 @@ def training_metadata(
         "modelspec.date": datetime.fromtimestamp(int(finished_at), timezone.utc).isoformat(),
         "modelspec.prediction_type": prediction_type,
         "modelspec.usage_hint": usage_hint,
-        NOTE: rank_note(method, ranks, q=settings.get("quantile"), targets=settings.get("targets")),
+        NOTE: rank_note(
+            method,
+            ranks,
+            q=settings.get("quantile"),
+            targets=settings.get("targets"),
+            absent=absent,
+        ),
+        EFFECT_NOTE: effects and effect_note({kohya_name(k): own for k, own in effects.items()}),
     }
-    known = {key: str(value) for key, value in found.items() if value not in (None, "")}
+    known = {key: str(value) for key, value in found.items() if value not in (None, "", {})}
     return with_trigger_words(known, trigger_words)
 
 
@@ -106,8 +118,10 @@ def rank_note(
     *,
     q: object = None,
     targets: object = None,
+    absent: Mapping[str, Sequence[int]] | None = None,
 ) -> str:
-    """The `lora2` value: JSON with {component as named in the file: [ν or null, D]}."""
+    """The `lora2` value: JSON with {component as named in the file: [ν or null, D]}, and the shapes
+    [m, n…] of those that came to rank 0 (`absent`)."""
     components = {
         kohya_name(name): [float(f"{nu:.9g}") if _is_positive(nu) else None, int(rank)]
         for name, (nu, rank) in ranks.items()
@@ -118,8 +132,9 @@ def rank_note(
         "q": q,
         "targets": targets,
         "components": components,
+        "absent": absent and {kohya_name(name): list(shape) for name, shape in absent.items()},
     }
-    return _json({key: value for key, value in note.items() if value is not None})
+    return _json({key: value for key, value in note.items() if value})
 
 
 def read_rank_note(
@@ -139,6 +154,23 @@ def read_rank_note(
             nu = pair[0] if _is_positive(pair[0]) else None
             ranks[name] = (nu, pair[1])
     return method if isinstance(method, str) and 0 < len(method) <= 64 else None, ranks
+
+
+def read_absent(metadata: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
+    """Component of rank 0 → weight shape, of an untrusted `lora2` value; as read_rank_note."""
+    note = _untrusted(metadata, NOTE)
+    listed = note.get("absent") if note.get("format_version") == NOTE_VERSION else None
+    if not isinstance(listed, dict) or len(listed) > _MOST_ABSENT:
+        return {}
+    return {name: tuple(shape) for name, shape in listed.items() if _is_shape(shape)}
+
+
+def _is_shape(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and 2 <= len(value) <= 5
+        and all(type(size) is int and 0 < size < 2**31 for size in value)
+    )
 
 
 def _untrusted(metadata: Mapping[str, str], key: str) -> dict:

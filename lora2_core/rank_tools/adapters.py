@@ -10,10 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..effect.measure import Directions, in_order
 from ..errors import LoRA2Error
 from ..files.adapter_file import load_factors
 from ..files.alphas import alphas, settings_of
 from ..files.beside import Extra, hosted_tensor
+from ..files.effect_note import read_effect_note
 from ..files.header import shown
 from ..files.layer_shapes import layer_shape
 from ..files.lazy import LazyState
@@ -22,7 +24,7 @@ from ..files.stored import Stored, seen, workable
 from ..signs import readable
 from .outcome import KOHYA
 from .scaling import scaled
-from .split import Split, split
+from .split import Split, split, split_by_effect
 
 _MOST = 2**31  # numbers of factors
 
@@ -35,7 +37,8 @@ class Adapter:
     name of its layer.
     families: base models that it can belong to, empty if unknown. assumed: whether its blocks were
     read as SDXL's because nothing told. splits: how of a cut → component → its directions, where
-    they are kept in memory.
+    they are kept in memory. effects: component → its directions by effect, as far as they are
+    known: from the file's own note, or measured.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Adapter:
     splits: Mapping[str, Mapping[str, Split]] = field(default_factory=dict)
     extras: Mapping[str, Extra] = field(default_factory=dict)
     layers: Mapping[str, str] = field(default_factory=dict)
+    effects: Mapping[str, Directions] = field(default_factory=dict)
 
     @property
     def architecture(self) -> str | None:
@@ -59,6 +63,17 @@ class Adapter:
     def known(self, component: str, how: str) -> Split | None:
         """A component's directions, if they are kept."""
         return self.splits.get(how, {}).get(component)
+
+    def directions(self, component: str, how: str) -> Split:
+        """A component's directions in the order of their keeping; how: one of cut.HOW.
+
+        Raises what `factors` and split.split raise, and KeyError by effect where that is unknown.
+        """
+        if (known := self.known(component, how)) is not None:
+            return known
+        if how == "effect":
+            return split_by_effect(*self.factors(component), self.effects[component])
+        return split(*self.factors(component), how, f"{component} of {self.name}")
 
     def factors(self, component: str) -> tuple[Tensor, Tensor]:
         """(up [m, r], down [r, n]) in fp32, the scale in up; n is in·k·k for a convolution.
@@ -142,6 +157,7 @@ def _renamed(adapter: Adapter, shared: Named, at: int) -> Adapter:
             how: {new[old]: found for old, found in kept.items()}
             for how, kept in adapter.splits.items()
         },
+        effects={new[old]: found for old, found in adapter.effects.items()},
         **_placed(adapter.extras.values(), names),
     )
 
@@ -154,13 +170,13 @@ def factorised(
     They take as much as the file itself if that is in half precision.
     """
     kept = {}
-    for name, stored in adapter.components.items():
+    for done, (name, stored) in enumerate(adapter.components.items(), 1):
         narrow = all(adapter.state[key].element_size() <= 2 for key in stored.factor_keys)
         dtype = torch.float16 if narrow else torch.float32  # balanced factors fit well
-        what = f"{name} of {adapter.name}"
-        kept[name] = split(*adapter.factors(name), how, what).mixed(dtype)
+        if how != "effect" or name in adapter.effects:
+            kept[name] = adapter.directions(name, how).mixed(dtype)
         if on_component is not None:
-            on_component(len(kept), len(adapter.components))
+            on_component(done, len(adapter.components))
     return replace(adapter, splits={**adapter.splits, how: kept})
 
 
@@ -188,7 +204,20 @@ def _adapter(name: str, state: Mapping[str, Tensor], base: str | None) -> Adapte
         raise LoRA2Error(f"{name}: {error}") from error
     names = found.names[0]
     components = _shaped(((names[one.name], one) for one in listed), found.families)
-    return Adapter(name, state, components, found.families, found.assumed, **_placed(extras, names))
+    return Adapter(
+        name, state, components, found.families, found.assumed, **_placed(extras, names),
+        effects=_noted_effects(state, components),
+    )  # fmt: skip
+
+
+def _noted_effects(
+    state: Mapping[str, Tensor], components: Mapping[str, Stored]
+) -> dict[str, Directions]:
+    """By the file's own note, if it is of its very rows."""
+    noted = read_effect_note(getattr(state, "metadata", {}))
+    if any(len(noted.get(stored.name, ())) != stored.rank for stored in components.values()):
+        return {}
+    return {name: in_order(noted[stored.name]) for name, stored in components.items()}
 
 
 def _shaped(pairs: Iterable[tuple[str, Stored]], families: frozenset[str]) -> dict[str, Stored]:

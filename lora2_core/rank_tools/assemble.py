@@ -3,10 +3,12 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..effect.measure import Directions
 from ..errors import LoRA2Error
 from ..files.adapter_file import LoraState
 from ..files.layout import survives_fp16
@@ -16,16 +18,16 @@ from ..layers.parallel import in_order
 from .adapters import check_size
 from .carried import Carried
 from .cut import Cut
-from .metadata import Described
-from .outcome import Outcome, Row, put
-from .split import Split, split
+from .metadata import Described, with_effects
+from .outcome import KOHYA, Outcome, Row, put
+from .split import Split, split, split_by_effect
 
 
 @dataclass(frozen=True)
 class Part:
     """A component before the cut. stored: names and shape for the result. rank: its rows. load: its
     (up [m, r], down [r, n]) in fp32, read anew each time. what: it and whose it is, for a message.
-    split: its directions, if they are known already."""
+    split: its directions, if they are known already. effect: those by effect, if that is known."""
 
     name: str
     stored: Stored
@@ -33,9 +35,29 @@ class Part:
     load: Callable[[], tuple[Tensor, Tensor]]
     what: str
     split: Split | None = None
+    effect: Directions | None = None
 
     def directions(self, how: str) -> Split:
-        return self.split or split(*self.load(), how, self.what)
+        if self.split is not None:
+            return self.split
+        if how == "effect":
+            return split_by_effect(*self.load(), self.effect)
+        return split(*self.load(), how, self.what)
+
+    def energies(self, how: str) -> Tensor:
+        """Of its directions; by effect without its factors."""
+        if self.split is None and self.effect is not None and how == "effect":
+            return self.effect.effects
+        return self.directions(how).energies
+
+    def untouched(self, how: str) -> bool:
+        """Whether such a cut leaves it whole: by effect, what is not known."""
+        return how == "effect" and self.split is None and self.effect is None
+
+    @property
+    def key(self) -> str:
+        """What the new file calls it."""
+        return self.name if self.name.startswith(KOHYA) else self.stored.name
 
 
 def assemble(
@@ -57,7 +79,14 @@ def assemble(
     carried = carried or Carried()
     if cut.keeps_all:
         check_size((part.stored, part.rank) for part in parts)
-    total = len(parts) * (2 if cut.needs_all else 1)
+    cuttable = [part for part in parts if not part.untouched(cut.how)]
+    if not cuttable:
+        raise LoRA2Error(
+            f"what the directions of {parts[0].what}, … do to the loss is not known; connect a "
+            "model with latents and conditioning (on the command line: --model and --images), or "
+            "cut by svd"
+        )
+    total = len(parts) + (len(cuttable) if cut.needs_all else 0)
     done = 0
 
     def tick() -> None:
@@ -66,47 +95,93 @@ def assemble(
         if on_component is not None:
             on_component(done, total)
 
-    ranks: list[int] | None = None
+    ranks: dict[str, int] = {}
     if cut.needs_all:
         energies = []
-        for found in in_order(lambda part: part.directions(cut.how).energies, parts):
+        for found in in_order(lambda part: part.energies(cut.how), cuttable):
             energies.append(found)
             tick()
-        costs = [saved_as.itemsize * _width(part.stored) for part in parts]
-        highest = {
-            part.name: (part.stored.shape, len(found))
-            for part, found in zip(parts, energies, strict=True)
-        }
-        fixed = overhead(highest, described.metadata, carried.sizes(saved_as))
-        ranks = cut.ranks_of(energies, costs, fixed)
+        fixed = _fixed(parts, cuttable, described, carried, saved_as)
+        costs = [saved_as.itemsize * _width(part.stored) for part in cuttable]
+        found = cut.ranks_of(energies, costs, fixed)
+        ranks = {part.name: rank for part, rank in zip(cuttable, found, strict=True)}
 
-    def work(one: tuple[Part, int | None]) -> tuple[float, float, Tensor, Tensor]:
-        whole, share, (up, down) = _kept(one[0], cut, one[1])
-        return whole, share, *_narrowed(up, down, dtype, one[0].what)
+    def work(part: Part) -> _Kept:
+        return _kept(part, cut, ranks.get(part.name), dtype)
 
-    state, rows = LoraState(None, described.metadata), []
-    given = zip(parts, ranks or [None] * len(parts), strict=True)
-    for part, (whole, share, up, down) in zip(parts, in_order(work, given), strict=True):
-        put(state, part.name, part.stored, up, down)
-        rows.append(Row(part.name, part.rank, down.shape[0], whole, share))
+    state, rows, effects = LoraState(None, described.metadata), [], {}
+    for part, kept in zip(parts, in_order(work, parts), strict=True):
+        if kept.rank:
+            put(state, part.name, part.stored, kept.up, kept.down)
+        if kept.effects is not None:
+            effects[part.key] = kept.effects
+        rows.append(Row(part.name, part.rank, kept.rank, kept.whole, kept.share))
         tick()
     state.update({key: load() for key, load in carried.tensors.items()})
-    return Outcome(state, rows, described.left_out, str(carried))
+    if cut.how == "effect":
+        gone = {
+            part.key: part.stored.shape
+            for part, row in zip(parts, rows, strict=True)
+            if row.after == 0
+        }
+        whole = effects if len(effects) == len(parts) else {}
+        state.metadata = with_effects(state.metadata, whole, gone)
+    return Outcome(
+        state, rows, described.left_out, str(carried), "effect" if cut.how == "effect" else "energy"
+    )
 
 
-def _kept(part: Part, cut: Cut, rank: int | None) -> tuple[float, float, tuple[Tensor, Tensor]]:
-    """(energy before, share kept, factors kept); rank: given by a budget, or None."""
-    if cut.keeps_all:
+def _fixed(
+    parts: Sequence[Part],
+    cuttable: Sequence[Part],
+    described: Described,
+    carried: Carried,
+    saved_as: torch.dtype,
+) -> int:
+    """Bytes of the new file beside the rows that are cut."""
+    highest = {part.name: (part.stored.shape, part.rank) for part in parts}
+    known = described.metadata
+    if any(part.effect is not None for part in cuttable):
+        blank = {part.key: (1.0,) * part.rank for part in parts}
+        known = with_effects(known, blank, {part.key: part.stored.shape for part in parts})
+    cut = {part.name for part in cuttable}
+    whole = sum(
+        part.rank * _width(part.stored) * saved_as.itemsize
+        for part in parts
+        if part.name not in cut
+    )
+    return whole + overhead(highest, known, carried.sizes(saved_as))
+
+
+class _Kept(NamedTuple):
+    """whole: energy, or effect, before. share: of it that is left. effects: of the rows, or None
+    where they are not known."""
+
+    whole: float
+    share: float
+    up: Tensor
+    down: Tensor
+    effects: Sequence[float] | None = None
+
+    @property
+    def rank(self) -> int:
+        return self.down.shape[0]
+
+
+def _kept(part: Part, cut: Cut, rank: int | None, dtype: torch.dtype) -> _Kept:
+    """rank: given by a budget, or None."""
+    if (cut.keeps_all and cut.how != "effect") or part.untouched(cut.how):
         up, down = part.load()
         if part.rank <= min(up.shape[0], down.shape[1]):
-            return 1.0, 1.0, (up, down)
+            return _Kept(1.0, 1.0, *_narrowed(up, down, dtype, part.what))
         found = split(up, down, "svd", part.what)  # more rows than dimensions say nothing more
     else:
         found = part.directions(cut.how)
     rank = cut.rank_of(found.energies, found.noise) if rank is None else rank
     whole = float(found.energies.sum())
     share = float(found.energies[:rank].sum()) / whole if whole > 0 else 1.0
-    return whole, share, found.kept(rank)
+    effects = found.energies[:rank].tolist() if cut.how == "effect" else None
+    return _Kept(whole, share, *_narrowed(*found.kept(rank), dtype, part.what), effects)
 
 
 def _narrowed(up: Tensor, down: Tensor, dtype: torch.dtype, what: str) -> tuple[Tensor, Tensor]:

@@ -34,6 +34,7 @@ def compress(
             lambda name=name: adapter.factors(name),
             f"{name} of {adapter.name}",
             adapter.known(name, cut.how),
+            adapter.effects.get(name),
         )
         for name, stored in adapter.components.items()
     ]

@@ -7,19 +7,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..effect.spend import check_share, ranks_for_budget, ranks_for_share
 from ..errors import LoRA2Error
 from ..layers.low_rank import budget_ranks, even_ranks
 
-HOW = ("svd", "prefix")
+HOW = ("svd", "prefix", "effect")
 _ROUNDING = 4 * torch.finfo(torch.float32).eps  # in which factors are computed
 
 
 @dataclass(frozen=True)
 class Cut:
     """At most one of: rank, a cap for every component; energy, a share of each component's Σσ²
-    (share_rank); megabytes (10⁶ bytes), of the whole file.
+    (share_rank); megabytes (10⁶ bytes), of the whole file; effect, a share of what the whole file
+    does to the loss.
 
-    how: `svd` keeps the best directions, `prefix` the first rows, which is LoRA²'s own truncation.
+    how: `svd` keeps the largest directions, `prefix` the first rows, which is LoRA²'s own
+    truncation, `effect` those that do the most to the loss, of which a component may lose all.
     Raises LoRA2Error, naming the value.
     """
 
@@ -27,11 +30,14 @@ class Cut:
     energy: float | None = None
     megabytes: float | None = None
     how: str = "svd"
+    effect: float | None = None
 
     def __post_init__(self):
-        given = [v for v in (self.rank, self.energy, self.megabytes) if v is not None]
-        if len(given) > 1:
-            raise LoRA2Error("rank, energy and megabytes exclude each other; give one of them")
+        limits = (self.rank, self.energy, self.megabytes, self.effect)
+        if sum(v is not None for v in limits) > 1:
+            raise LoRA2Error(
+                "rank, energy, megabytes and effect exclude each other; give one of them"
+            )
         if self.rank is not None and self.rank < 1:
             raise LoRA2Error(f"rank is {self.rank}; give at least 1")
         if self.energy is not None and not 0 < self.energy <= 1:
@@ -40,16 +46,25 @@ class Cut:
             raise LoRA2Error(f"megabytes is {self.megabytes}; give a size above 0")
         if self.how not in HOW:
             raise LoRA2Error(f"how is {self.how!r}; choose one of {', '.join(HOW)}")
+        if self.effect is not None:
+            check_share(self.effect)
+            object.__setattr__(self, "how", "effect")
+        elif self.how == "effect" and self.energy is not None:
+            raise LoRA2Error(
+                f"energy is {self.energy}, which is a share of Σσ², and how is effect; give a "
+                "share of the effect instead"
+            )
 
     @property
     def keeps_all(self) -> bool:
         """Whether nothing is cut."""
-        return self.rank is None and self.energy is None and self.megabytes is None
+        limits = (self.rank, self.energy, self.megabytes, self.effect)
+        return all(v is None for v in limits)
 
     @property
     def needs_all(self) -> bool:
         """Whether the rank of one component depends on the others."""
-        return self.megabytes is not None
+        return self.megabytes is not None or self.effect is not None
 
     def rank_of(self, energies: Tensor, noise: float = 0.0) -> int:
         """Of one component; energies [k]: of its directions, in the order of their keeping.
@@ -66,9 +81,13 @@ class Cut:
         self, energies: Sequence[Tensor], costs: Sequence[int], overhead: int
     ) -> list[int]:
         """Of all components. costs: bytes a unit of rank; overhead: bytes of an empty file."""
+        if self.effect is not None:
+            return ranks_for_share(energies, costs, self.effect)
         if self.megabytes is None:
             return [self.rank_of(found) for found in energies]
         budget = self.megabytes * 1e6 - overhead
+        if self.how == "effect":
+            return self._by_effect(energies, costs, budget)
         if sum(costs) > budget:
             least = math.ceil((sum(costs) + overhead) / 1e3) / 1e3
             raise LoRA2Error(
@@ -78,6 +97,18 @@ class Cut:
         if self.how == "prefix":  # of which nothing but the order is known
             return even_ranks([len(found) for found in energies], costs, budget)
         return budget_ranks([found.sqrt() for found in energies], costs, budget)
+
+    def _by_effect(
+        self, effects: Sequence[Tensor], costs: Sequence[int], budget: float
+    ) -> list[int]:
+        ranks = ranks_for_budget(effects, costs, budget)
+        if not any(ranks):
+            missing = min(costs) - budget
+            raise LoRA2Error(
+                f"{self.megabytes:g} MB does not hold a single direction; give at least "
+                f"{math.ceil((self.megabytes * 1e6 + missing) / 1e3) / 1e3:.3f}"
+            )
+        return ranks
 
 
 def share_rank(energies: Tensor, share: float, noise: float = 0.0) -> int:

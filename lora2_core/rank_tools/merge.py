@@ -136,13 +136,16 @@ def _part(name: str, ingredients: Sequence[Ingredient], how: str) -> Part:
             up, down = up[:, order], down[order]
         return up, down
 
-    known = None
+    known, effect = None, None
     if len(having) == 1:
+        weight = having[0].weight_of(name)
         known = having[0].adapter.known(name, how)
-        known = known and known.weighted(having[0].weight_of(name))
+        known = known and known.weighted(weight)
+        effect = having[0].adapter.effects.get(name)
+        effect = effect and effect._replace(effects=effect.effects * weight**2)
     rank = sum(one.adapter.components[name].rank for one in having)
     what = f"{name} of {', '.join(one.adapter.name for one in having)}"
-    return Part(name, stored, rank, load, what, known)
+    return Part(name, stored, rank, load, what, known, effect)
 
 
 def _weighted(one: Ingredient, name: str) -> tuple[Tensor, Tensor]:

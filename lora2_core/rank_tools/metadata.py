@@ -2,12 +2,19 @@
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import NamedTuple
 
+from ..files.effect_note import EFFECT_NOTE, effect_note
 from ..files.header import PEFT_NOTE, shown
-from ..files.metadata import NOTE, NOTE_VERSION, read_rank_note, with_trigger_words
+from ..files.metadata import (
+    NOTE,
+    NOTE_VERSION,
+    read_absent,
+    read_rank_note,
+    with_trigger_words,
+)
 from .adapters import Adapter
 from .tags import Table, added, read_tags, shortened
 
@@ -19,7 +26,7 @@ _TAGS, _WORDS = "ss_tag_frequency", "modelspec.trigger_phrase"
 _SEPARATORS = re.compile(r"[,;|\t\r\n\f\v\x85\u2028\u2029，、；｜]")
 _STALE = ("modelspec.hash_sha256", "sshs_model_hash", "sshs_legacy_hash", "modelspec.title",
           "modelspec.thumbnail", "ss_output_name", "ss_network_dim", "ss_network_alpha",
-          PEFT_NOTE, NOTE)  # fmt: skip
+          PEFT_NOTE, NOTE, EFFECT_NOTE)  # fmt: skip
 
 
 class Described(NamedTuple):
@@ -70,6 +77,22 @@ def of_merged(ingredients: Sequence) -> Described:
     return Described(merged, left_out)
 
 
+def with_effects(
+    metadata: Mapping[str, str],
+    effects: Mapping[str, Sequence[float]],
+    absent: Mapping[str, Sequence[int]],
+) -> dict[str, str]:
+    """With the note of what each row does to the loss, and of the components that lost all rows.
+
+    effects: component → those of its rows, falling; {} if not all are known. absent: component →
+    weight shape.
+    """
+    note = json.loads(metadata[NOTE])
+    gone = note.get("absent", {}) | {name: list(shape) for name, shape in absent.items()}
+    found = dict(metadata) | {NOTE: _json(note | ({"absent": gone} if gone else {}))}
+    return found | ({EFFECT_NOTE: effect_note(effects)} if effects else {})
+
+
 def _listed(one) -> dict[str, object]:
     found = {
         "name": one.adapter.name,
@@ -115,6 +138,8 @@ def _fitted(table: Table) -> tuple[str, tuple[str, ...]]:
 def _changed(adapter: Adapter, what: str) -> Described:
     method, _ = read_rank_note(adapter.metadata)
     note = {"format_version": NOTE_VERSION, "method": method or what, what: adapter.name}
+    if absent := read_absent(adapter.metadata):
+        note["absent"] = {name: list(shape) for name, shape in absent.items()}
     carried, left_out = _bounded(_carried(adapter))
     return Described(carried | _new() | {NOTE: _json(note)}, left_out)
 

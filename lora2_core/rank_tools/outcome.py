@@ -14,7 +14,8 @@ KOHYA = ("lora_unet_", "lora_te")
 
 @dataclass(frozen=True)
 class Row:
-    """One component. retained: share of the energy Σσ² that is left, 1 if nothing was cut."""
+    """One component. energy: Σσ², or what it does to the loss. retained: share of that which is
+    left, 1 if nothing was cut."""
 
     name: str
     before: int
@@ -27,12 +28,13 @@ class Row:
 class Outcome:
     """state: the new adapter. rows: one a component, in the file's order. left_out: what of the
     inputs' metadata was too large to be carried, in words. beside: in words, what else it carries,
-    and what it left out."""
+    and what it left out. measure: what the shares are of, "energy" or "effect"."""
 
     state: LoraState
     rows: list[Row]
     left_out: tuple[str, ...] = ()
     beside: str = ""
+    measure: str = "energy"
 
     @property
     def retained(self) -> float:
@@ -64,7 +66,7 @@ class Outcome:
         after = sum(row.after for row in self.rows) / len(self.rows)
         return (
             f"{len(self.rows)} components, mean rank {before:.1f} → {after:.1f}, "
-            f"{100 * self.retained:.2f} % of the energy kept{noted(self.left_out)}"
+            f"{100 * self.retained:.2f} % of the {self.measure} kept{noted(self.left_out)}"
         )
 
     def __str__(self) -> str:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.linalg import LinAlgError
 
+from ..effect.measure import Directions, best
 from ..errors import LoRA2Error
 from ..files.layout import survives_fp16
 from ..layers.decompose import shifted
@@ -82,6 +83,12 @@ def split(up: Tensor, down: Tensor, how: str, what: str) -> Split:
         left, sigma, right = mixers(up, down)
     energies = sigma.double().square() * 4.0**exponent
     return Split(up, down, left, right, energies, rounding(up, down) * 2.0**exponent, exponent)
+
+
+def split_by_effect(up: Tensor, down: Tensor, found: Directions) -> Split:
+    """Of up @ down, up [m, r] and down [r, n], by what its directions do to the loss."""
+    up, down = best(up, down, found, len(found.effects))
+    return Split(up.float(), down.float(), None, None, found.effects, 0.0)
 
 
 @contextmanager

@@ -10,8 +10,9 @@ from ..errors import LoRA2Error
 from ..files.adapter_file import LoraState
 from ..files.alphas import alphas, noted_alpha
 from ..files.beside import MAGNITUDE, counted
+from ..files.effect_note import read_effect_note
 from ..files.header import Header
-from ..files.metadata import read_rank_note
+from ..files.metadata import read_absent, read_rank_note
 from ..files.module_names import canonical_names
 from ..files.peft_settings import peft_settings
 from ..files.stored import Contents, Stored, seen, seen_in_header, workable
@@ -32,7 +33,9 @@ def report(state: LoraState, found: Contents | None = None, base: str | None = N
     alpha is null where the file has none (scale 1); nu and method are null where unknown. bytes
     count factors and alpha as they are held. weighted_mean_rank weighs each component by its
     parameters a unit of rank, m + n. A component that is not two factors alone says in `kind` what
-    it is; `beside`, where anything is beside the components, how many tensors of what kind.
+    it is; `beside`, where anything is beside the components, how many tensors of what kind. A
+    component that a training has brought to rank 0 is a row of 0 bytes. Where the file notes what
+    its rows do to the loss (files.effect_note), each component has its share of that, `effect`.
     found: stored.contents, if they are known. base: the
     base model, if it is known (module_names.named). Raises LoRA2Error for what
     adapter_file.components refuses.
@@ -61,13 +64,11 @@ def _noted(listed: list[Stored], header: Header) -> dict[str, float | None]:
 
 
 def with_cut(report: dict, outcome: Outcome | Expanded) -> dict:
-    """A report with what a cut kept: `retained`, a share of the energy Σσ², and `before`, the rank,
-    of every component, and `retained` of all together in the totals."""
-    rows = {row.name: row for row in outcome.rows}
-    components = [
-        row | {"before": rows[row["name"]].before, "retained": rows[row["name"]].retained}
-        for row in report["components"]
-    ]
+    """A report with what a cut kept: `retained`, a share of the energy Σσ² (by effect, of what it
+    did to the loss), and `before`, the rank, of every component that was there, and `retained` of
+    all together in the totals."""
+    rows = {row.name: {"before": row.before, "retained": row.retained} for row in outcome.rows}
+    components = [row | rows.get(row["name"], {}) for row in report["components"]]
     totals = report["totals"] | {"retained": outcome.retained}
     return report | {"totals": totals, "components": components}
 
@@ -102,7 +103,10 @@ def _report(
 ) -> dict:
     method, noted = read_rank_note(metadata)
     rows = []
-    placed = _places(inside.components, base)
+    shapes = {stored.name: stored.shape for stored in inside.components}
+    absent = {name: s for name, s in read_absent(metadata).items() if name not in shapes}
+    placed = _places(shapes | absent, base)
+    effects = _effects(inside.components, metadata)
     dora = {extra.name for extra in inside.extras if extra.kind is MAGNITUDE}
     for stored in inside.components:
         nu, rank = noted.get(stored.name, (None, None))
@@ -120,6 +124,15 @@ def _report(
             }
             | ({"kind": kind} if kind else {})
         )
+    rows += [
+        {
+            "name": name, **placed[name]._asdict(), "rank": 0, "shape": list(shape), "alpha": None,
+            "nu": None, "bytes": 0,
+        }
+        for name, shape in absent.items()
+    ]  # fmt: skip
+    for row in rows if effects else ():
+        row["effect"] = effects.get(row["name"], 0.0)
     beside = counted(inside.extras)
     return of_rows(rows, method) | ({"beside": beside} if beside else {})
 
@@ -130,8 +143,17 @@ def _kind(stored: Stored, dora: bool) -> str:
     return " ".join(filter(None, ("DoRA" if dora else "", form)))
 
 
-def _places(listed: list[Stored], base: str | None) -> dict[str, Place]:
-    shapes = {stored.name: stored.shape for stored in listed}
+def _effects(listed: list[Stored], metadata: Mapping[str, str]) -> dict[str, float]:
+    """Component → share of the whole effect; {} where the note is not of this file's rows."""
+    noted = read_effect_note(metadata)
+    if any(len(noted.get(one.name, ())) != one.rank for one in listed):
+        return {}
+    sums = {one.name: float(noted[one.name].sum()) for one in listed}
+    whole = sum(sums.values())
+    return {name: size / whole for name, size in sums.items()} if whole > 0 else {}
+
+
+def _places(shapes: Mapping[str, tuple[int, ...]], base: str | None) -> dict[str, Place]:
     try:
         names = canonical_names(shapes, base)
     except LoRA2Error:  # one layer under two names; a report can still be given

@@ -10,8 +10,9 @@ from ..training.result import TrainResult
 def pack_result(result: TrainResult, **facts) -> LoraState:
     """The adapter with its metadata; facts: further arguments of training_metadata."""
     config = result.config
+    absent = {name: shape for name, shape in result.shapes.items() if name not in result.factors}
     metadata = training_metadata(
         method=config.method, settings=asdict(config), ranks=result.ranks, steps=result.steps,
-        **facts,
+        absent=absent, effects=result.effects, **facts,
     )  # fmt: skip
     return pack(result.factors, metadata=metadata)

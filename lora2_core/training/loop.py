@@ -128,6 +128,7 @@ class Training:
             list(self.losses),
             self.done,
             self.config,
+            dict(self._parts.components),
         )
         moments = self._parts.moments
         if moments is None or moments.steps == 0:

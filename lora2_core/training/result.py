@@ -46,8 +46,8 @@ class TrainResult:
     ema_decay those of the moving average.
     ranks: module name → (ν or None, D); D is 0 for a component that is not among the factors. ν is
     None where it no longer tells of D. losses: prediction loss of each step. steps: how many were
-    run. effects: module name → those of its directions (effect.measure), falling; {} where they
-    were not measured.
+    run. shapes: module name → weight shape of every component. effects: module name → those of its
+    directions (effect.measure), falling; {} where they were not measured.
     """
 
     factors: dict[str, tuple[Tensor, Tensor]]
@@ -55,6 +55,7 @@ class TrainResult:
     losses: list[float]
     steps: int
     config: TrainConfig
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     effects: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
 

@@ -1,0 +1,130 @@
+"""What the directions of a finished adapter do to the loss of a model, on pictures [ours]."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from ..config import TrainConfig
+from ..diffusion.data import Batch
+from ..diffusion.denoiser import Denoiser
+from ..diffusion.timesteps import level_weights
+from ..effect.measure import Moments, directions
+from ..effect.moments import MomentAverage
+from ..errors import LoRA2Error
+from ..files.module_names import kohya_name
+from ..layers.adapter import Adapter as Rows
+from ..layers.half import half_factors
+from ..layers.inject import attached
+from ..layers.parallel import in_order
+from ..rank_tools.adapters import Adapter
+from .forward import DTYPES, forward, watched
+from .gradients import differentiated
+
+PASSES = 60  # from there on the effects hardly change, on ten subjects of the demo model
+_FOREVER = 1e12  # steps of memory: every pass counts alike
+_NAMED = 3
+
+
+def measured(
+    denoiser: Denoiser,
+    adapter: Adapter,
+    batches: Iterator[list[Batch]],
+    config: TrainConfig,
+    passes: int = PASSES,
+    on_pass: Callable[[int, int], None] | None = None,
+) -> Adapter:
+    """The adapter with the effects of all its components that the model has.
+
+    One forward and backward pass a batch, at random noise levels, with the whole adapter at
+    strength 1; the model is left as it was. config: dtype, seed, gradient_checkpointing and the
+    choice of noise levels count. on_pass(done, all) is called after each and may raise to stop.
+    Raises LoRA2Error if the model has no layer of the adapter's, has one in another shape, or has a
+    loss that is not finite.
+    """
+    rows = _placed(denoiser, adapter)
+    generator = torch.Generator().manual_seed(config.seed)
+    weights = level_weights(config, denoiser.timesteps)
+    adapters = list(rows.values())
+    average = MomentAverage(adapters, 1, _FOREVER)
+    with attached(adapters), watched(denoiser, config, None):
+        for done in range(passes):
+            for batch in next(batches):
+                with differentiated(done + 1), average.gathering(done):
+                    _pass(denoiser, batch, config, adapters, generator, weights, done + 1)
+            if on_pass is not None:
+                on_pass(done + 1, passes)
+    moments = [Moments(*(part.cpu() for part in one)) for one in average.moments()]
+    found = dict(zip(rows, in_order(directions, moments), strict=True))
+    return replace(adapter, effects=found)
+
+
+def unmeasured(adapter: Adapter) -> str:
+    """A line on the components of which the effect is not known; "" if all are."""
+    missing = [name for name in adapter.components if name not in adapter.effects]
+    if not missing or not adapter.effects:
+        return ""
+    more = ", …" if len(missing) > _NAMED else ""
+    return (
+        f"note: the model has no layer for {len(missing)} of {len(adapter.components)} components "
+        f"({', '.join(missing[:_NAMED])}{more}); they stay whole\n"
+    )
+
+
+def _pass(
+    denoiser: Denoiser,
+    batch: Batch,
+    config: TrainConfig,
+    adapters: list[Rows],
+    generator: torch.Generator,
+    weights: Tensor | None,
+    number: int,
+) -> None:
+    with half_factors(adapters, DTYPES[config.dtype]):
+        loss, _ = forward(denoiser, batch, config, None, generator, weights)
+        loss.backward()
+    for one in adapters:
+        one.a.active.grad = one.b.active.grad = None
+    if not math.isfinite(value := float(loss.detach())):
+        raise LoRA2Error(
+            f"the loss became {value} in pass {number} of measuring; measure in bf16 or fp32 (now "
+            f"{config.dtype}), and see that the pictures are encoded with the model's own VAE"
+        )
+
+
+def _placed(denoiser: Denoiser, adapter: Adapter) -> dict[str, Rows]:
+    """Component → its factors as rows on the layer that it changes, for all that the model has."""
+    layers = {
+        kohya_name(denoiser.module_name(name)): (name, layer)
+        for name, layer in denoiser.network.named_modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d)
+    }
+    found = {}
+    for component, stored in adapter.components.items():
+        if component not in layers:
+            continue
+        name, layer = layers[component]
+        if layer.weight.shape[0] != stored.shape[0] or (
+            layer.weight[0].numel() != math.prod(stored.shape[1:])
+        ):
+            raise LoRA2Error(
+                f"{component} of {adapter.name} changes a layer of {_sizes(stored.shape)}, and the "
+                f"model's is {_sizes(tuple(layer.weight.shape))}; connect the model that it was "
+                "made for"
+            )
+        up, down = adapter.factors(component)
+        rows = Rows(name, layer, denoiser.device, moments=False)
+        rows.set_rank(down.shape[0], down, up.t())
+        found[component] = rows
+    if not found:
+        raise LoRA2Error(
+            f"the model has no layer of {adapter.name} ({next(iter(adapter.components))}, …); "
+            "connect the one that it was made for"
+        )
+    return found
+
+
+def _sizes(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape))
