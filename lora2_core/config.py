@@ -27,6 +27,7 @@ PRESETS = {
         "rank_term": "nu",
         "rank_rate": 10.0,
         "rank_hold": 0.0,
+        "effect_share": 1.0,
     },
     "small": {"r_init": 16, "r_max": 32},
 }
