@@ -16,8 +16,8 @@ from .measure import Moments, whole
 
 
 class Sums:
-    """Of one adapter: weighted sums of p pᵀ and h hᵀ, [size, size] each, in fp32, of which the
-    first `rank` rows are counted.
+    """Of one adapter: weighted sums of p pᵀ, over the tokens, and of the mean of h hᵀ over them,
+    [size, size] each, in fp32, of which the first `rank` rows are counted.
 
     scale: of the loss that is differentiated; p is divided by it.
     """
@@ -46,7 +46,7 @@ class Sums:
         rank = self.rank
         h, p = (_tokens(found, axis, rank) for found in (hidden, gradient))
         self.q[:rank, :rank].addmm_(h.t(), h, alpha=1 / len(h))
-        self.p[:rank, :rank].addmm_(p.t(), p, alpha=len(p) / self.scale**2)
+        self.p[:rank, :rank].addmm_(p.t(), p, alpha=1 / self.scale**2)
 
 
 class _Tap(torch.autograd.Function):

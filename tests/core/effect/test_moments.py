@@ -69,8 +69,7 @@ def naive(adapters, passes, keep):
             x, g = step[index]
             hidden, gradients = x.double() @ a.t(), g.double() @ b.t()
             count = len(x)
-            # the sum of p pᵀ, times the tokens, as their gradients go the same way
-            p = keep * p + count * count * reference.second_moment(list(gradients))
+            p = keep * p + count * reference.second_moment(list(gradients))
             q = keep * q + reference.second_moment(list(hidden))
         found.append((p, q))
     return found
@@ -167,7 +166,7 @@ def test_convolutions(stride, kernel):
     h = hidden.movedim(1, -1).flatten(0, -2)
     p = wanted.movedim(1, -1).flatten(0, -2) @ adapter.b.active.detach().t()
     count = len(h)
-    expected = count**2 * reference.second_moment(list(p)), reference.second_moment(list(h))
+    expected = count * reference.second_moment(list(p)), reference.second_moment(list(h))
     close(average.moments(), [expected])
 
 

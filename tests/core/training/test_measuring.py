@@ -64,8 +64,7 @@ def dense(result, passes):
         g = c = 0
         for x, output in passed:
             tokens, gradients = x.flatten(0, -2), output.grad.flatten(0, -2)
-            size = len(gradients) ** 2
-            g = g + size * reference.second_moment(list(gradients))
+            g = g + len(gradients) * reference.second_moment(list(gradients))
             c = c + reference.second_moment(list(tokens))
         found[name] = g, c
     return found
