@@ -238,12 +238,13 @@ def test_the_c_locale(tmp_path):
 
 
 WAITS = """
-import sys, threading, types
+import sys, time, types
 stub = types.ModuleType("lora2_core.commands.inspect")
 stub.add_arguments = lambda parser: None
 def run(options):
     print("ready", flush=True)
-    threading.Event().wait()
+    while True:  # a lock that is waited for may miss a signal that comes as the wait begins
+        time.sleep(0.05)
 stub.run = run
 import lora2_core.commands
 sys.modules[stub.__name__] = stub
@@ -256,7 +257,10 @@ def test_a_real_ctrl_c_ends_a_command_at_once():
     found = started([sys.executable, "-c", WAITS])
     assert found.stdout.readline() == b"ready\n"
     found.send_signal(signal.SIGINT)
-    _, err = found.communicate(timeout=30)
+    try:
+        _, err = found.communicate(timeout=60)
+    finally:
+        found.kill()  # or the pipes of one that hangs would fail another test
     assert (found.returncode, err) == (130, b"interrupted; nothing was written\n")
 
 
