@@ -10,6 +10,8 @@ from ..diffusion.data import Batch, Example
 from ..diffusion.denoiser import Denoiser
 from ..layers.adapter import capacity_for
 from ..layers.inject import ordered_adapters
+from ..methods import METHODS
+from ..training.effects import gathers_effects
 from .offload import gain, waits
 from .trace import step_peak
 
@@ -103,13 +105,22 @@ def kept(denoiser: Denoiser, config: TrainConfig, ranks: Sequence[int]) -> int:
     """Bytes on disk of a run's adapter and state at these ranks, both in fp32."""
     numbers = _numbers(ranks, _widths(denoiser, config))
     average = _FP32 if config.ema_decay else 0
-    return numbers * (2 * _FP32 + _MOMENTS[config.optimizer] + average)
+    rows = numbers * (2 * _FP32 + _MOMENTS[config.optimizer] + average)
+    return rows + _effects(ranks, config)
 
 
 def _held(ranks: Sequence[int], widths: Sequence[int], config: TrainConfig) -> int:
-    """Bytes of rows, of their optimiser's state, and of their average."""
+    """Bytes of rows, of their optimiser's state, of their average, and of what their effects are
+    known by."""
     each = _FP32 + _MOMENTS[config.optimizer] + (_FP32 if config.ema_decay else 0)
-    return int(_numbers(map(capacity_for, ranks), widths) * each)
+    return int(_numbers(map(capacity_for, ranks), widths) * each) + _effects(ranks, config)
+
+
+def _effects(ranks: Sequence[int], config: TrainConfig) -> int:
+    """Bytes of effect.moments: two matrices, rank × rank, a component."""
+    if not gathers_effects(config, METHODS[config.method]):
+        return 0
+    return sum(2 * _FP32 * rank * rank for rank in ranks)
 
 
 def _numbers(ranks: Iterable[int], widths: Sequence[int]) -> int:

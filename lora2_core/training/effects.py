@@ -19,9 +19,14 @@ _LEAST = 16  # counted steps; a mean of fewer is mostly noise
 _log = logging.getLogger(__name__)
 
 
+def gathers_effects(config: TrainConfig, method: Method | type[Method]) -> bool:
+    """Whether a run does: not where its file is to stay as it was trained."""
+    return config.effect_share < 1 and method.gathers_effect
+
+
 def moment_average(config: TrainConfig, method: Method) -> MomentAverage | None:
-    """Of a run; None where its file is to stay as it was trained."""
-    if config.effect_share == 1 or not method.gathers_effect:
+    """Of a run; None where it gathers none."""
+    if not gathers_effects(config, method):
         return None
     memory = max(_LEAST, _MEMORY * config.steps / _EVERY)
     return MomentAverage(method.adapters, _EVERY, memory)

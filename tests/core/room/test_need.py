@@ -12,7 +12,7 @@ from lora2_core.layers.half import half_factors
 from lora2_core.layers.inject import attached
 from lora2_core.room import trace
 from lora2_core.room.advice import OutOfMemory, explained, is_out_of_memory
-from lora2_core.room.need import memory_need, savings
+from lora2_core.room.need import kept, memory_need, savings
 from lora2_core.runs.run_folder import RunFolder, run_kept
 from lora2_core.training.forward import DTYPES, entropy_probe, forward, watched
 from lora2_core.training.loop import Training
@@ -117,6 +117,22 @@ def test_the_adapters_part_is_what_their_rows_and_moments_take(method, rank):
     need = memory_need(denoiser(), [EXAMPLE], config, training.starts)
     assert need.adapters == held
     assert need.weights == sum(p.nbytes for p in denoiser().network.parameters())
+
+
+@pytest.mark.parametrize("method", ["lora2", "lora", "ac_lora"])
+def test_what_effects_are_known_by_is_counted(method):
+    config = replace(BASE, method=method, r_init=12, steps=1, effect_share=0.9)
+    training = Training(denoiser(), data(), config)
+    starts = training.starts
+    training.run()
+    moments = training._parts.moments
+    held = 0 if moments is None else sum(part.nbytes for part in moments.tensors().values())
+    assert (held > 0) == (method != "ac_lora")
+    for found in (
+        lambda c: memory_need(denoiser(), [EXAMPLE], c, starts).adapters,
+        lambda c: kept(denoiser(), c, starts),
+    ):
+        assert found(config) - found(replace(config, effect_share=1.0)) == held
 
 
 def test_larger_pictures_batches_and_ranks_need_more_and_checkpointing_less():
