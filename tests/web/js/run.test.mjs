@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { clock, drawCurve, ranksOf, reportAt, smoothed } from "../../../web/lora2_run.js";
+import { ranksOf, sharesOf } from "../../../web/lora2_coded.js";
+import { clock, drawCurve, reportAt, smoothed } from "../../../web/lora2_run.js";
 import { THEMES } from "../../../web/lora2_draw.js";
 import { grid } from "../../../web/lora2_grid.js";
 
