@@ -28,7 +28,7 @@ export function layout(found, width, height = Infinity) {
   const room = (height - TOP - LEGEND - above) / rows.length;
   const least = Math.min(LOWEST, TALLEST / rows.length);
   const row = rows.length * LOWEST > TALLEST ? least
-    : Math.round(Math.min(HIGHEST, Math.max(least, Number.isFinite(room) ? room : 15)));
+    : Math.floor(Math.min(HIGHEST, Math.max(least, Number.isFinite(room) ? room : 15)));
   const column = Math.max(4, (width - LEFT - MARGIN) / columns.length);
   const tops = rows.map((_, i) => TOP + i * row + shift[i]);
   const box = (i, j) => ({ x: LEFT + j * column, y: tops[i], width: column, height: row });
@@ -155,12 +155,12 @@ function legend(ctx, scale, places, theme, title) {
 /** Below the title of the legend: what an outline means. */
 function legendOfNone(ctx, places, theme) {
   const y = places.height - LEGEND + 27, size = 9;
-  outline(ctx, { x: LEFT - 16 - size, y, width: size + 2, height: size + 2 }, theme);
+  outline(ctx, { x: LEFT - 26 - size, y, width: size + 2, height: size + 2 }, theme);
   ctx.font = "10px sans-serif";
   ctx.textAlign = "right";
   ctx.textBaseline = "middle";
   ctx.fillStyle = theme.ink;
-  ctx.fillText("rank 0", LEFT - 22 - size, y + 6, LEFT - 30 - size);
+  ctx.fillText("rank 0", LEFT - 32 - size, y + 6);
 }
 
 function cut(name) {

@@ -132,6 +132,7 @@ export function short(value) {
   const size = Math.abs(value);
   if (size >= 100 || Number.isInteger(value)) return String(Math.round(value));
   if (size >= 10) return value.toFixed(1);
+  if (size < 1e-4) return value.toExponential(1);
   return value.toPrecision(2);
 }
 
