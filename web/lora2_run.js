@@ -151,12 +151,12 @@ export function createLive(document, { theme, pictureAt }) {
           colour: COLOURS[i],
         }));
     metric.hidden = !frames.some(one => one.effects);
-    if (metric.hidden) metric.value = "rank";
+    const name = metric.hidden ? "rank" : metric.value; // the choice stays for when they are known
     // last: what is above and below it must have its height first
-    const found = grid(reportAt(begin, frame), metric.value);
+    const found = grid(reportAt(begin, frame), name);
     const places = layout(found, element.clientWidth, box.clientHeight);
-    draw(prepared(picture, places.width, places.height), found, coloursOf(metric.value), places, {
-      theme: colours, title: METRICS[metric.value].label,
+    draw(prepared(picture, places.width, places.height), found, coloursOf(name), places, {
+      theme: colours, title: METRICS[name].label,
     });
     scrubber.max = String(frames.length - 1);
     if (chosen === null) scrubber.value = scrubber.max;
