@@ -128,9 +128,10 @@ def drawing(host, rounds: int) -> list[dict]:
 def following(steps: int = 1000) -> dict:
     live = _live()
     components = tuple(ATTENTION.items())
+    shares = [1 / len(components)] * len(components)
     infos = [
         StepInfo(i, steps, 0.1, None, tuple((i + j) % 500 + 1 for j in range(len(components))),
-                 10**7, 1.0 * i, components)
+                 10**7, 1.0 * i, components, effects=lambda: shares)
         for i in range(1, steps + 1)
     ]  # fmt: skip
     found = {}

@@ -52,10 +52,11 @@ class LoRA2RankHeatmap(FileNode):
 
 
 def _of_adapter(adapter: Adapter) -> dict:
+    report = reports.report_of(adapter)
     return {
         "title": adapter.name,
-        "report": reports.report_of(adapter),
-        "token": shown.add(adapter),
+        "report": report,
+        "token": shown.add(adapter, report),
         "note": assumptions([adapter]).strip(),
     }
 

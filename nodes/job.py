@@ -133,6 +133,7 @@ class Job:
                 result = run_kept(
                     training, folder, self.settings.save_every, progress, progress.trouble, previews
                 )
+            progress.finished(result)
         return result, None if previews is None else previews.sheet
 
     def _check(self) -> None:

@@ -1,6 +1,6 @@
 // A grid as a picture: where everything lies, and how it is painted on a canvas.
 
-import { plain, short } from "./lora2_grid.js";
+import { leftOut, plain, short } from "./lora2_grid.js";
 
 const LEFT = 96, TOP = 34, LEGEND = 44, MARGIN = 8;
 const LOWEST = 9, HIGHEST = 22; // pixels of a row
@@ -28,7 +28,7 @@ export function layout(found, width, height = Infinity) {
   const room = (height - TOP - LEGEND - above) / rows.length;
   const least = Math.min(LOWEST, TALLEST / rows.length);
   const row = rows.length * LOWEST > TALLEST ? least
-    : Math.round(Math.min(HIGHEST, Math.max(least, Number.isFinite(room) ? room : 15)));
+    : Math.floor(Math.min(HIGHEST, Math.max(least, Number.isFinite(room) ? room : 15)));
   const column = Math.max(4, (width - LEFT - MARGIN) / columns.length);
   const tops = rows.map((_, i) => TOP + i * row + shift[i]);
   const box = (i, j) => ({ x: LEFT + j * column, y: tops[i], width: column, height: row });
@@ -88,6 +88,7 @@ export function draw(ctx, found, scale, places, { theme, title = "" }) {
     row.cells.forEach((cell, j) => paintCell(ctx, cell, places.box(i, j), scale, theme));
   });
   legend(ctx, scale, places, theme, title);
+  if (found.rows.some(row => row.cells.some(leftOut))) legendOfNone(ctx, places, theme);
 }
 
 function columnNames(ctx, found, places, theme) {
@@ -105,16 +106,33 @@ function columnNames(ctx, found, places, theme) {
 }
 
 function paintCell(ctx, cell, { x, y, width, height }, scale, theme) {
+  const numbered = width >= NUMBERS.width && height >= NUMBERS.height;
+  if (leftOut(cell)) {
+    outline(ctx, { x, y, width, height }, theme);
+    if (numbered) number(ctx, "0", { x, y, width, height }, theme.faint);
+    return;
+  }
   const unknown = cell && cell.value === null;
   ctx.fillStyle = !cell ? theme.empty : unknown ? theme.unknown : scale.colour(cell.value);
   const gap = height >= 4 ? 1 : 0;
   ctx.fillRect(x + gap / 2, y + gap / 2, width - gap, height - gap);
-  if (!cell || unknown || width < NUMBERS.width || height < NUMBERS.height) return;
+  if (!cell || unknown || !numbered) return;
+  number(ctx, short(cell.value), { x, y, width, height }, scale.ink(cell.value));
+}
+
+function number(ctx, text, { x, y, width, height }, ink) {
   ctx.font = "10px sans-serif";
   ctx.textAlign = "center";
   ctx.textBaseline = "middle";
-  ctx.fillStyle = scale.ink(cell.value);
-  ctx.fillText(short(cell.value), x + width / 2, y + height / 2);
+  ctx.fillStyle = ink;
+  ctx.fillText(text, x + width / 2, y + height / 2, width - 2);
+}
+
+/** A cell of rank 0: not a colour of the scale, for nothing of it is in the file. */
+function outline(ctx, { x, y, width, height }, theme) {
+  ctx.strokeStyle = theme.faint;
+  ctx.lineWidth = 1;
+  ctx.strokeRect(x + 1, y + 1, Math.max(0, width - 2), Math.max(0, height - 2));
 }
 
 function legend(ctx, scale, places, theme, title) {
@@ -132,6 +150,17 @@ function legend(ctx, scale, places, theme, title) {
   ctx.textAlign = "right";
   ctx.textBaseline = "middle";
   ctx.fillText(title, LEFT - 6, y + 5, LEFT - 8);
+}
+
+/** Below the title of the legend: what an outline means. */
+function legendOfNone(ctx, places, theme) {
+  const y = places.height - LEGEND + 27, size = 9;
+  outline(ctx, { x: LEFT - 26 - size, y, width: size + 2, height: size + 2 }, theme);
+  ctx.font = "10px sans-serif";
+  ctx.textAlign = "right";
+  ctx.textBaseline = "middle";
+  ctx.fillStyle = theme.ink;
+  ctx.fillText("rank 0", LEFT - 32 - size, y + 6);
 }
 
 function cut(name) {

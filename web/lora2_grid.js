@@ -1,27 +1,57 @@
 // A rank report as a grid: a row a layer in forward order, a column a kind of projection.
 
-/** What a cell can show. value: of one component; sum: whether values of a block add up. */
+/**
+ * What a cell can show. value: of one component; sum: whether values of a block add up; log, span:
+ * the scale's (lora2_scale.js); asked: not offered for reports that know no such value; label: a
+ * text, or what it is called for those reports.
+ */
 export const METRICS = {
   rank: { label: "rank", log: true, value: part => part.rank },
   bytes: { label: "megabytes", log: true, sum: true, value: part => part.bytes / 1e6 },
   nu: { label: "ν", log: true, value: part => part.nu },
-  retained: { label: "energy kept", value: part => part.retained },
+  effect: {
+    label: "effect, % of the whole", log: true, span: 1000, sum: true, asked: true,
+    value: part => (known(part.effect) ? 100 * part.effect : null),
+  },
+  retained: { label: reports => `${measure(reports)} kept`, value: part => part.retained },
   rank90: { label: "rank of 90 % energy", log: true, value: part => part.rank90 },
   rank99: { label: "rank of 99 % energy", log: true, value: part => part.rank99 },
   share: { label: "‖ΔW‖ against the mean", log: true, value: part => part.share },
 };
 
+/** The metrics that these reports offer: [[name, label]]. */
+export function offered(reports) {
+  const there = ({ asked, value }) =>
+    !asked || reports.some(({ components }) => components.some(part => known(value(part))));
+  return Object.entries(METRICS).filter(([, metric]) => there(metric))
+    .map(([name, { label }]) => [name, typeof label === "function" ? label(reports) : label]);
+}
+
+/** What the shares that cuts kept are of, "energy" or "effect"; "share" where they differ. */
+export function measure(reports) {
+  const found = reports.filter(({ totals }) => known(totals?.retained))
+    .map(({ totals }) => (totals.of === "effect" ? "effect" : "energy"));
+  const [first = "energy"] = found;
+  return found.every(one => one === first) ? first : "share";
+}
+
 /**
- * Adds the server's summary ({ size, rank90, rank99 }, a list each) to a report's components, and
- * `share`: ‖ΔW‖ divided by the root mean square over all components.
+ * Adds the server's summary ({ size, rank90, rank99 }, a list each, null for a component of rank 0)
+ * to a report's components, and `share`: ‖ΔW‖ divided by the root mean square over all others.
  */
 export function withSummary(report, summary) {
-  const squares = summary.size.reduce((sum, size) => sum + size * size, 0);
-  const mean = Math.sqrt(squares / Math.max(1, summary.size.length));
+  const sizes = summary.size.filter(known);
+  const squares = sizes.reduce((sum, size) => sum + size * size, 0);
+  const mean = Math.sqrt(squares / Math.max(1, sizes.length));
   report.components.forEach((part, i) => {
     for (const key of ["size", "rank90", "rank99"]) part[key] = summary[key][i];
-    part.share = mean > 0 ? part.size / mean : null;
+    part.share = mean > 0 && known(part.size) ? part.size / mean : null;
   });
+}
+
+/** Whether nothing of a cell's components is in the file: all of them are of rank 0. */
+export function leftOut(cell) {
+  return Boolean(cell?.parts.length) && cell.parts.every(part => part.rank === 0);
 }
 
 function known(value) {
@@ -38,7 +68,7 @@ function combined(parts, metric) {
 /**
  * { rows: [{ name, section, cells }], columns: [name] }. A cell is null where the network has no
  * such layer in the adapter, else { value, parts }; value is null where it is not known, and the
- * mean (of megabytes the sum) where several components share the cell.
+ * mean (of megabytes and effects the sum) where several components share the cell.
  * blocks: one row a block instead of one a layer.
  */
 export function grid(report, metric, { blocks = false } = {}) {
@@ -102,14 +132,15 @@ export function short(value) {
   const size = Math.abs(value);
   if (size >= 100 || Number.isInteger(value)) return String(Math.round(value));
   if (size >= 10) return value.toFixed(1);
+  if (size < 1e-4) return value.toExponential(1);
   return value.toPrecision(2);
 }
 
 /** The report as CSV, every component a line; text in quotes, and nothing that a table runs. */
 export function csv(report) {
   const columns = [
-    "name", "row", "column", "rank", "before", "shape", "alpha", "nu", "bytes", "retained", "size",
-    "rank90", "rank99",
+    "name", "row", "column", "rank", "before", "shape", "alpha", "nu", "bytes", "effect",
+    "retained", "size", "rank90", "rank99",
   ];
   const cell = value => {
     if (value === null || value === undefined) return "";

@@ -1,7 +1,8 @@
 // A training run as an element: heatmap, curves, state, previews, and a scrubber over its frames.
 // It knows nothing of the host.
 
-import { grid, short } from "./lora2_grid.js";
+import { ranksOf, sharesOf } from "./lora2_coded.js";
+import { METRICS, grid, short, values } from "./lora2_grid.js";
 import { THEMES, draw, layout, prepared } from "./lora2_draw.js";
 import { scale } from "./lora2_scale.js";
 import { createStrip } from "./lora2_strip.js";
@@ -10,12 +11,6 @@ const MOST = 400; // frames; then every other one goes
 const SMOOTHING = 0.9; // of the loss, from frame to frame
 const GAP = 6, CURVE = 54; // pixels between the curves, and of their height
 const COLOURS = ["rgb(222, 138, 66)", "rgb(96, 150, 210)", "rgb(150, 170, 90)"];
-
-/** Ranks from base64 of little-endian 16-bit numbers. */
-export function ranksOf(text) {
-  const bytes = Uint8Array.from(atob(text), letter => letter.charCodeAt(0));
-  return Array.from({ length: bytes.length / 2 }, (_, i) => bytes[2 * i] + 256 * bytes[2 * i + 1]);
-}
 
 /** Exponential mean of the values so far, without the bias of its beginning. */
 export function smoothed(values, share = SMOOTHING) {
@@ -33,12 +28,13 @@ export function clock(seconds) {
   return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
 }
 
-/** A report of a run's ranks at a frame, as the grid takes it. */
+/** A report of a run at a frame, as the grid takes it; without effects where none are known. */
 export function reportAt(begin, frame) {
-  const ranks = ranksOf(frame.ranks);
+  const ranks = ranksOf(frame.ranks), effects = frame.effects ? sharesOf(frame.effects) : [];
   const components = begin.components.map((part, i) => ({
     ...part,
     rank: ranks[i],
+    effect: effects[i] ?? null,
     bytes: 2 * ranks[i] * (part.shape[0] + part.shape.slice(1).reduce((a, b) => a * b, 1)),
   }));
   return { components, rows: begin.rows, columns: begin.columns };
@@ -81,6 +77,14 @@ export function createLive(document, { theme, pictureAt }) {
   let chosen = null; // index of a frame, or null for the last one
   let previews = [];
   const state = made("div");
+  state.style.cssText = "flex: 1 1 0; min-width: 0;";
+  const metric = made("select", { title: "What the colours show", ariaLabel: "What the colours show" });
+  metric.append(...["rank", "effect"].map(value => made("option", { value, textContent: METRICS[value].label })));
+  metric.style.cssText = "flex: none; font: inherit; color: inherit; border-radius: 4px; " +
+    "background: var(--comfy-input-bg, #222); border: 1px solid var(--border-color, #555);";
+  const top = made("div");
+  top.style.cssText = `display: flex; gap: ${GAP}px; align-items: start; flex: none;`;
+  top.append(state, metric);
   const picture = made("canvas", { role: "img" });
   const curves = ["loss", "mean rank", "MB"].map(label => ({ label, canvas: made("canvas") }));
   const row = made("div");
@@ -103,8 +107,9 @@ export function createLive(document, { theme, pictureAt }) {
     pictureAt: (step, index) => pictureAt(begin.run, step, index),
     onChoice: step => choose(Math.max(0, frames.findLastIndex(one => one.step <= step))),
   });
-  element.append(state, trouble, row, box, strip.element, scrubber);
+  element.append(top, trouble, row, box, strip.element, scrubber);
   scrubber.addEventListener("input", () => choose(Number(scrubber.value)));
+  metric.addEventListener("change", paint);
 
   function choose(index) {
     chosen = index === frames.length - 1 ? null : index;
@@ -123,7 +128,8 @@ export function createLive(document, { theme, pictureAt }) {
 
   function told(frame) {
     const last = frames.at(-1);
-    const left = frame !== last ? "" : frame.step >= begin.steps ? ", done"
+    const cut = frame.cut_from ? `: cut from mean rank ${short(frame.cut_from)}` : "";
+    const left = frame !== last ? "" : frame.step >= begin.steps ? `, done${cut}`
       : ended ? ", stopped" : `, ${clock(frame.seconds_left)} left`;
     return `step ${frame.step}/${begin.steps}, loss ${frame.loss.toPrecision(3)}, ` +
       `mean rank ${short(frame.mean_rank)}, ${Number(frame.megabytes.toPrecision(3))} MB in fp16${left}`;
@@ -144,19 +150,30 @@ export function createLive(document, { theme, pictureAt }) {
           steps: begin.steps, label, theme: colours, at: chosen === null ? null : frame.step,
           colour: COLOURS[i],
         }));
+    metric.hidden = !frames.some(one => one.effects);
+    const name = metric.hidden ? "rank" : metric.value; // the choice stays for when they are known
     // last: what is above and below it must have its height first
-    const found = grid(reportAt(begin, frame), "rank");
+    const found = grid(reportAt(begin, frame), name);
     const places = layout(found, element.clientWidth, box.clientHeight);
-    const highest = Math.max(...frames.map(one => one.highest));
-    const all = scale([1, highest], { log: true });
-    draw(prepared(picture, places.width, places.height), found, all, places, { theme: colours, title: "rank" });
+    draw(prepared(picture, places.width, places.height), found, coloursOf(name), places, {
+      theme: colours, title: METRICS[name].label,
+    });
     scrubber.max = String(frames.length - 1);
     if (chosen === null) scrubber.value = scrubber.max;
     scrubber.ariaValueText = `step ${frame.step}`;
   }
 
+  /** One scale for all frames: ranks of all of them, effects of the newest, which are known best. */
+  function coloursOf(name) {
+    if (name === "rank") return scale([1, Math.max(...frames.map(one => one.highest))], { log: true });
+    const newest = frames.findLast(one => one.effects);
+    return scale(values(grid(reportAt(begin, newest), name)), METRICS[name]);
+  }
+
   function add(frame) {
-    if (frames.length && frame.step <= frames.at(-1).step) return;
+    const step = frames.at(-1)?.step ?? -1;
+    if (frame.step < step) return;
+    if (frame.step === step) frames.pop(); // the last one again, as the file has it
     frames.push({ ...frame, highest: Math.max(...ranksOf(frame.ranks)) });
     if (frames.length <= MOST) return;
     frames = frames.filter((_, i) => i % 2 === 0 || i === frames.length - 1);

@@ -13,7 +13,7 @@ const DIVERGING = [
 
 /** Place of value between low and high, 0 to 1; on a logarithmic scale where log is set. */
 export function share(value, low, high, log) {
-  if (!(high > low)) return 1;
+  if (!(high > low)) return value < low ? 0 : 1;
   const at = log ? Math.log(value / low) / Math.log(high / low) : (value - low) / (high - low);
   return Math.min(1, Math.max(0, at));
 }
@@ -47,11 +47,12 @@ export function ticks(low, high, log, count = 6) {
 }
 
 /**
- * The scale of a set of numbers. log: logarithmic; signed: around zero, for differences.
+ * The scale of a set of numbers. log: logarithmic; span: then of `high` down to no less than
+ * high / span; signed: around zero, for differences.
  * { low, high, colour(value), ink(value), share(value), at(share), ticks() }; colours are CSS, a
  * share is a place on the scale from 0 to 1.
  */
-export function scale(values, { log = false, signed = false } = {}) {
+export function scale(values, { log = false, span = Infinity, signed = false } = {}) {
   const known = values.filter(value => Number.isFinite(value) && (signed || !log || value > 0));
   let low = known.length ? known.reduce((a, b) => Math.min(a, b)) : 1;
   let high = known.length ? known.reduce((a, b) => Math.max(a, b)) : 1;
@@ -60,6 +61,7 @@ export function scale(values, { log = false, signed = false } = {}) {
     low = -high;
   }
   const even = !log || signed;
+  if (!even) low = Math.max(low, high / span);
   const palette = signed ? DIVERGING : PALETTE;
   const place = value => share(value, low, high, !even);
   const exact = value => mixed(palette, place(value));

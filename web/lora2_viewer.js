@@ -2,7 +2,7 @@
 // It knows nothing of the host. All text of a file goes in as text, never as HTML.
 
 import { THEMES, draw, layout, neighbour, prepared } from "./lora2_draw.js";
-import { METRICS, csv, difference, grid, plain, values, withSummary } from "./lora2_grid.js";
+import { METRICS, csv, difference, grid, offered, plain, values, withSummary } from "./lora2_grid.js";
 import { poster } from "./lora2_poster.js";
 import { scale } from "./lora2_scale.js";
 import { createSpectrum } from "./lora2_spectrum.js";
@@ -60,14 +60,10 @@ export function createViewer(document, { ask, theme, save }) {
   let focus = null, pinned = null; // { view, row, column }: under the pointer or keys, and clicked
   let painted = []; // what is on each canvas
   let resting = 0;
-  const choice = (title, options) => {
-    const select = made(document, "select", { title, ariaLabel: title });
-    for (const [value, textContent] of options) {
-      select.append(made(document, "option", { value, textContent }));
-    }
-    return select;
-  };
-  const metric = choice("What the colours show", Object.entries(METRICS).map(([name, { label }]) => [name, label]));
+  const options = found => found.map(([value, textContent]) => made(document, "option", { value, textContent }));
+  const choice = (title, found) =>
+    made(document, "select", { title, ariaLabel: title }, options(found));
+  const metric = choice("What the colours show", offered([]));
   const rows = choice("A row for", [["layers", "every layer"], ["blocks", "every block"]]);
   const compare = choice("Comparison", [["beside", "side by side"], ["difference", "second minus first"]]);
   const button = (textContent, title) => made(document, "button", { type: "button", textContent, title });
@@ -89,13 +85,20 @@ export function createViewer(document, { ask, theme, save }) {
     return found.map((one, i) => ({ found: one, title: plain(views[i].title) }));
   }
 
+  /** Offers what is known of what is shown; keeps the choice if it can. */
+  function offer() {
+    const before = metric.value, found = offered(views.map(view => view.report));
+    metric.replaceChildren(...options(found));
+    metric.value = found.some(([name]) => name === before) ? before : "rank";
+  }
+
   function paint() {
     bar.hidden = !views.length;
     compare.hidden = views.length !== 2;
     const shown = grids();
-    const { log, label } = METRICS[metric.value];
+    const { log, span } = METRICS[metric.value], label = metric.selectedOptions[0].textContent;
     const signed = shown.some(one => one.signed);
-    const colours = scale(shown.flatMap(({ found }) => values(found)), { log, signed });
+    const colours = scale(shown.flatMap(({ found }) => values(found)), { log, span, signed });
     const share = (pictures.clientWidth - GAP * (shown.length - 1)) / shown.length;
     const width = Math.max(LEAST_WIDTH, Math.floor(share));
     painted = shown.map(({ found, title }, i) => {
@@ -187,16 +190,16 @@ export function createViewer(document, { ask, theme, save }) {
     const parts = at ? partsAt(at) : [];
     mark();
     text.textContent = parts.length ? parts.map(part => spoken(part)).join("\n") : totals();
-    const spectra = pinned && same(at, pinned) ? parts.map(part => part.spectrum) : [];
-    if (spectra[0] && !spectra[0].error) spectrum.show(spectra[0], parts[0].bytes);
+    const [one] = pinned && same(at, pinned) ? parts.filter(part => part.rank > 0) : [];
+    if (one?.spectrum && !one.spectrum.error) spectrum.show(one.spectrum, one.bytes);
     else spectrum.hide();
   }
 
   function spoken(part) {
-    const owner = views.length > 1 && views.find(view => view.report.components.includes(part));
-    const head = owner ? `${plain(owner.title)}: ` : "";
+    const owner = views.find(view => view.report.components.includes(part));
+    const head = views.length > 1 ? `${plain(owner.title)}: ` : "";
     const error = part.spectrum?.error ? `\n${plain(part.spectrum.error)}` : "";
-    return `${head}${described(part)}${error}`;
+    return `${head}${described(part, owner.report)}${error}`;
   }
 
   function mark() {
@@ -219,9 +222,9 @@ export function createViewer(document, { ask, theme, save }) {
     }).join("\n");
   }
 
-  /** Asks for the spectra behind a cell, once. */
+  /** Asks for the spectra behind a cell, once; what is of rank 0 has none. */
   async function learn(at) {
-    const part = at && partsAt(at).find(one => !one.spectrum);
+    const part = at && partsAt(at).find(one => one.rank > 0 && !one.spectrum);
     const view = part && views.find(one => one.report.components.includes(part));
     if (!view?.token) return;
     const index = view.report.components.indexOf(part);
@@ -283,6 +286,7 @@ export function createViewer(document, { ask, theme, save }) {
       views = given;
       focus = pinned = null;
       painted = [];
+      offer();
       paint();
       tell();
       summarise();

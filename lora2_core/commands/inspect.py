@@ -27,6 +27,7 @@ def run(options: argparse.Namespace) -> None:
         f"{options.file.name}: {totals['components']} components, {totals['bytes'] / 1e6:.2f} MB\n"
         f"rank {totals['min_rank']} to {totals['max_rank']}, mean {totals['mean_rank']:.2f}, "
         f"{totals['rank_one']} of rank 1"
+        + (f", {totals['rank_zero']} of rank 0" if totals["rank_zero"] else "")
     )
     if report.get("beside"):
         print("beside: " + ", ".join(f"{n} {what}" for what, n in report["beside"].items()))

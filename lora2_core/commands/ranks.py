@@ -53,6 +53,9 @@ def run(options: argparse.Namespace) -> None:
         f"{totals['max_rank']}, mean {totals['mean_rank']:.2f}, "
         f"{totals['bytes'] / 1e6:.2f} MB in half precision"
     )
+    none = sum(row["rank"] == 0 for one in reports for row in one["components"])
+    if none:
+        print(f"{none} of rank 0 in the files; the map is a start, and has at least rank 1")
 
 
 def read_report(path: Path) -> dict:

@@ -20,10 +20,12 @@ class Expanded(Mapping[str, Tensor]):
     """The adapter with every component padded by zeros to one rank; computed when asked for.
 
     Stored rows are bit-equal; alpha grows with the rank, so that ΔW stays. metadata: of the new
-    file. left_out: as an Outcome's. rows: rank before and after. retained: all of the energy.
+    file. left_out, measure: as an Outcome's. rows: rank before and after. retained: all of the
+    energy.
     """
 
     retained = 1.0
+    measure = "energy"
 
     def __init__(self, adapter: Adapter, rank: int):
         check_size((stored, rank) for stored in adapter.components.values())

@@ -17,7 +17,7 @@ _LONGEST, _LONGEST_COLUMN = 22, 9  # characters of a row's and a column's name
 
 
 def colour(rank: int, highest: int) -> tuple[int, int, int]:
-    """Colour of a rank on a logarithmic scale from 1 to `highest`."""
+    """Colour of a rank of at least 1 on a logarithmic scale from 1 to `highest`."""
     place = math.log2(rank) / math.log2(highest) if highest > 1 else 0.0
     place = min(max(place, 0.0), 1.0) * (len(_PALETTE) - 1)
     low = min(int(place), len(_PALETTE) - 2)
@@ -29,6 +29,7 @@ def colour(rank: int, highest: int) -> tuple[int, int, int]:
 def draw(report: dict, highest: int = 0) -> Image.Image:
     """The components of rank_report.report; where several share a cell, it shows the largest.
 
+    Rank 0 has no colour but an outline: nothing of such a component is in the file.
     highest: the rank at the end of the scale, for several pictures on one; or else their own.
     """
     cells: dict[tuple[str, str], int] = {}
@@ -61,16 +62,16 @@ def draw(report: dict, highest: int = 0) -> Image.Image:
             if rank is None:
                 pen.rectangle(box, _EMPTY)
                 continue
-            fill = colour(rank, highest)
-            pen.rectangle(box, fill)
+            fill = colour(rank, highest) if rank else _PAPER
+            pen.rectangle(box, fill, None if rank else _FAINT)
             if height >= _READABLE:
-                ink = (255, 255, 255) if sum(fill) < 360 else _INK
+                ink = (255, 255, 255) if sum(fill) < 360 else _INK if rank else _FAINT
                 centre = (x + _WIDTH / 2, y + height / 2)
                 pen.text(centre, str(rank), ink, font, anchor="mm")
-    totals = report["totals"]
+    totals, left_out = report["totals"], sum(row["rank"] == 0 for row in report["components"])
     text = (
         f"{totals['components']} layers, mean rank {totals['mean_rank']:.1f}, "
-        f"{totals['min_rank']} to {own}"
+        f"{totals['min_rank']} to {own}{f', {left_out} of rank 0' if left_out else ''}"
     )
     pen.text((12, image.height - _BOTTOM / 2), text, _INK, font, anchor="lm")
     return image

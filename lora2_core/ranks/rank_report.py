@@ -27,8 +27,8 @@ def report(state: LoraState, found: Contents | None = None, base: str | None = N
     """Ranks and sizes of an adapter in memory.
 
     {"format", "method", "totals": {components, bytes, parameters, mean_rank, weighted_mean_rank,
-    min_rank, max_rank, rank_one}, "components": [{name, section, block, row, column, rank,
-    shape [m, n…], alpha, nu, bytes}…], "rows": [{row, section, block}…], "columns": […]}.
+    min_rank, max_rank, rank_one, rank_zero}, "components": [{name, section, block, row, column,
+    rank, shape [m, n…], alpha, nu, bytes}…], "rows": [{row, section, block}…], "columns": […]}.
     section to column: placement.Place; rows and columns are those that occur, in forward order.
     alpha is null where the file has none (scale 1); nu and method are null where unknown. bytes
     count factors and alpha as they are held. weighted_mean_rank weighs each component by its
@@ -65,11 +65,11 @@ def _noted(listed: list[Stored], header: Header) -> dict[str, float | None]:
 
 def with_cut(report: dict, outcome: Outcome | Expanded) -> dict:
     """A report with what a cut kept: `retained`, a share of the energy Σσ² (by effect, of what it
-    did to the loss), and `before`, the rank, of every component that was there, and `retained` of
-    all together in the totals."""
+    did to the loss), and `before`, the rank, of every component that was there. In the totals,
+    `retained` of all together, and `of`, what the shares are of: "energy" or "effect"."""
     rows = {row.name: {"before": row.before, "retained": row.retained} for row in outcome.rows}
     components = [row | rows.get(row["name"], {}) for row in report["components"]]
-    totals = report["totals"] | {"retained": outcome.retained}
+    totals = report["totals"] | {"retained": outcome.retained, "of": outcome.measure}
     return report | {"totals": totals, "components": components}
 
 
@@ -89,6 +89,7 @@ def of_rows(rows: Sequence[Mapping], method: str | None) -> dict:
         "min_rank": min(ranks),
         "max_rank": max(ranks),
         "rank_one": ranks.count(1),
+        "rank_zero": sum(row["rank"] == 0 for row in rows),
     }
     found = {"format": FORMAT, "method": method, "totals": totals, "components": list(rows)}
     return found | outline(Place(*(row[key] for key in Place._fields)) for row in rows)

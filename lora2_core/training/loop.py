@@ -232,6 +232,7 @@ class Training:
         return StepInfo(
             self.done, self.config.steps, self.losses[-1], entropy, ranks, size, self._elapsed(),
             self._parts.components, self._method.overhead,
+            None if self._parts.moments is None else self._parts.moments.shares,
         )  # fmt: skip
 
     def _elapsed(self) -> float:

@@ -14,7 +14,7 @@ from ..methods.method import Method
 from ..ranks import rank_map
 
 Components = tuple[tuple[str, tuple[int, ...]], ...]  # name in the file and weight shape, in order
-_WORDS = 2000  # bytes of trigger words, title, resolution and dates
+WORDS = 2000  # bytes of trigger words, title, resolution and dates
 
 
 def starting_ranks(
@@ -53,4 +53,4 @@ def _overhead(components: Components, config: TrainConfig) -> int:
         method=config.method, settings=asdict(config), ranks=ranks, finished_at=0.0
     )
     highest = {kohya_name(name): (shape, MAX_RANK) for name, shape in components}
-    return overhead(highest, known) + _WORDS
+    return overhead(highest, known) + WORDS

@@ -1,5 +1,6 @@
 """What a run tells after each step, what it ends in, and how it fails."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -16,6 +17,9 @@ class StepInfo:
     entropy in nats, or None. ranks: one a component, in the file's order. parameters: of a
     file of these ranks. seconds: since start. components: module name and weight shape of each,
     as the file names them; the same tuple every time. overhead: bytes of the file beside its rows.
+    effects: what each component has of the effect on the loss so far, 0 if nothing is known; to be
+    called in on_step and not later, and to be called seldom, for it waits for the device. None
+    where it is not gathered.
     """
 
     step: int
@@ -27,6 +31,7 @@ class StepInfo:
     seconds: float
     components: tuple[tuple[str, tuple[int, ...]], ...] = ()
     overhead: int = 0
+    effects: Callable[[], list[float]] | None = field(default=None, compare=False)
 
     @property
     def megabytes(self) -> float:

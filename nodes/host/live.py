@@ -8,16 +8,18 @@ from threading import Lock
 
 from ...lora2_core.runs.movie import Movie, frame
 from ...lora2_core.runs.preview_folder import PreviewFolder
-from ...lora2_core.training.result import StepInfo
+from ...lora2_core.training.result import StepInfo, TrainResult
 
 _MOST = 8  # runs that can be looked at again
 _INTERVAL = 0.25  # seconds between two messages
+_ASKED = 1.0  # seconds between two questions to the device, of what changes slowly
 _THUMBNAIL = 256  # px
 
 
 class LiveRun:
     """One run. Messages: {"kind": "begin", …movie.begin, run, previews}, {"kind": "frame", …},
-    {"kind": "preview", step, pictures}, {"kind": "trouble", text} and "end".
+    {"kind": "preview", step, pictures}, {"kind": "trouble", text} and "end". The frame of the last
+    step comes twice if the run is finished: the second is of its file.
 
     run: a name for its pictures. previews: a list of {step, pictures}, how many each step has.
     """
@@ -30,22 +32,32 @@ class LiveRun:
         self._ended = False
         self._losses: list[float] = []
         self._sent = 0.0
+        self._asked = 0.0
 
     def step(self, info: StepInfo) -> list[dict]:
         """Takes a step in; returns the messages that are due."""
         first = not self._movie.begin
-        self._movie.step(info)
+        now = time.monotonic()
+        due = now - self._sent >= _INTERVAL or info.step == info.steps
+        ask = due and now - self._asked >= _ASKED
+        if ask:
+            self._asked = now
+        self._movie.step(info, ask)
         self._losses.append(info.loss)
         messages = [{"kind": "begin", **self._begin(), "previews": self._drawn()}] if first else []
         if first and self._trouble:
             messages.append({"kind": "trouble", "text": self._trouble})
-        now = time.monotonic()
-        if now - self._sent >= _INTERVAL or info.step == info.steps:
+        if due:
             self._sent = now
             mean = sum(self._losses) / len(self._losses)
             self._losses = []
-            messages.append({"kind": "frame", **frame(info, mean)})
+            messages.append({"kind": "frame", **frame(info, mean, self._movie.effects)})
         return messages
+
+    def finished(self, result: TrainResult) -> list[dict]:
+        """What the run has ended in, which may be less than its last step had."""
+        last = self._movie.finish(result)
+        return [] if last is None else [{"kind": "frame", **last}]
 
     def drawn(self, step: int, pictures: int) -> list[dict]:
         """A step's pictures are in the folder."""

@@ -9,7 +9,7 @@ import comfy.utils
 from server import PromptServer
 
 from ...lora2_core.runs.preview_folder import PreviewFolder
-from ...lora2_core.training.result import StepInfo
+from ...lora2_core.training.result import StepInfo, TrainResult
 from .live import runs
 
 Interrupt = comfy.model_management.InterruptProcessingException
@@ -42,6 +42,10 @@ class Progress:
             )
         # every step: the bar checks too, but only as often as it redraws
         comfy.model_management.throw_exception_if_processing_interrupted()
+
+    def finished(self, result: TrainResult) -> None:
+        """Has the page show the ranks of the file."""
+        self._send(self._run.finished(result))
 
     def show(self, previews: PreviewFolder) -> None:
         """Has the page show the pictures of this folder."""

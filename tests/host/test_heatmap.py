@@ -2,6 +2,7 @@
 
 import json
 import urllib.parse
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ from host import checkpoints, graphs
 from host.comfy_host import Graph, HostError, NodeFailed
 from safetensors.torch import save_file
 
+from lora2_core.effect.measure import in_order
 from lora2_core.files.adapter_file import LoraState, components, read
 from lora2_core.files.header import read_header
 from lora2_core.files.writing import write
+from lora2_core.rank_tools import Cut, compress, open_adapter
 from lora2_core.ranks import rank_picture, rank_report
 
 
@@ -66,6 +69,30 @@ def test_spectra_are_those_of_the_dense_update(host, content):
         )
         for key in ("size", "rank90", "rank99"):
             assert summary[key][index] == found[key]
+
+
+def test_a_component_of_rank_0_has_no_spectrum_and_shifts_none(host, content):
+    adapter = open_adapter(path_of(host, content))
+    effects = {
+        name: in_order(torch.full((stored.rank,), 10.0 ** -(number % 7)))
+        for number, (name, stored) in enumerate(adapter.components.items())
+    }
+    outcome = compress(replace(adapter, effects=effects), Cut(effect=0.999))
+    path = path_of(host, "heat_effect.safetensors")
+    write(outcome.state, path, precision="fp32", overwrite=True)
+    (view,), _, _ = shown(host, path.name)
+    parts, there = view["report"]["components"], components(read(path))
+    assert len(there) < len(parts) == 168
+    summary = asked(host, "/lora2/spectra", token=view["token"])
+    assert {len(values) for values in summary.values()} == {168}
+    for part, size in zip(parts, summary["size"], strict=True):
+        if part["rank"]:
+            assert size == pytest.approx(float(there[part["name"]].delta().norm()), rel=1e-4)
+        else:
+            assert size is None
+    gone = next(i for i, part in enumerate(parts) if part["rank"] == 0)
+    with pytest.raises(HostError):
+        asked(host, "/lora2/spectra", token=view["token"], component=gone)
 
 
 def test_files_wires_and_reports_side_by_side_on_one_scale(host, content):

@@ -48,8 +48,8 @@ def test_the_page_is_told_where_and_how_far(run):
     kinds = [m["kind"] for m in messages]
     assert kinds[0] == "begin" and kinds[-1] == "end" and set(kinds[1:-1]) == {"frame"}
     assert messages[-2]["step"] == STEPS
-    # four a second, and the first and last
-    assert len(kinds) - 4 <= 4 * run["run"].seconds
+    # four a second, the first, the last, and the file
+    assert len(kinds) - 5 <= 4 * run["run"].seconds
 
 
 def test_the_last_frame_is_the_file(host, run):
@@ -62,6 +62,12 @@ def test_the_last_frame_is_the_file(host, run):
     spare = 1e6 * last["megabytes"] - path.stat().st_size  # for words that a file may carry
     assert 0 <= spare <= 2000 + 40 * len(ranks)
     assert begin["rows"] == report["rows"] and begin["columns"] == report["columns"]
+    effects = [part["effect"] for part in report["components"]]
+    by_name = dict(zip((part["name"] for part in report["components"]), effects, strict=True))
+    codes = base64.b64decode(last["effects"])
+    for part, code in zip(begin["components"], codes, strict=True):
+        share = 2 ** (-code / 8) if code < 255 else 0.0
+        assert share == pytest.approx(by_name[part["name"]], rel=0.05, abs=1e-9)
     assert read_rank_note(read(path).metadata)[1].keys() == ranks.keys()
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,9 +11,11 @@ from host import graphs
 from PIL import Image
 from playwright.sync_api import expect
 
+from lora2_core.effect.measure import in_order
 from lora2_core.files.adapter_file import LoraState, components, read
 from lora2_core.files.header import read_header
 from lora2_core.files.writing import write
+from lora2_core.rank_tools import Cut, compress, open_adapter
 from lora2_core.ranks import rank_report
 
 TYPE = "LoRA2RankHeatmap"
@@ -41,6 +44,19 @@ def content(web_host):
 @pytest.fixture(scope="module")
 def style(web_host):
     return graphs.random_lora(web_host, "page_style", 2, (6, 3))
+
+
+@pytest.fixture(scope="module")
+def by_effect(web_host, content):
+    """A LoRA that was cut by effect: some of its components are of rank 0."""
+    adapter = open_adapter(path_of(web_host, content))
+    effects = {
+        name: in_order(torch.full((stored.rank,), 10.0 ** -(number % 7)))
+        for number, (name, stored) in enumerate(adapter.components.items())
+    }
+    outcome = compress(replace(adapter, effects=effects), Cut(effect=0.999))
+    path = path_of(web_host, "page_effect.safetensors")
+    return write(outcome.state, path, precision="fp32", overwrite=True).name
 
 
 def add(page, *names):
@@ -305,6 +321,63 @@ def test_the_other_colours(page, content):
     viewer(page).get_by_label("A row for").select_option("blocks")
     enter(page)
     assert len(re.findall(r"^rank \d+", details(page), re.MULTILINE)) == 2  # down 3 has two layers
+    assert page.complaints() == []
+
+
+def test_effects_are_a_colour_where_a_file_notes_them(page, content, by_effect):
+    add(page, content)
+    colours = viewer(page).get_by_label("What the colours show")
+    effect = colours.locator("option[value=effect]")
+    assert effect.count() == 0
+    page.set(TYPE, lora_name=by_effect)
+    await_totals(page, by_effect)
+    before = canvas(page).screenshot()
+    colours.select_option("effect")
+    page.await_change(canvas(page), before)
+    page.set(TYPE, lora_name=content)
+    await_totals(page, content)
+    assert effect.count() == 0
+    assert colours.input_value() == "rank"
+    assert page.complaints() == []
+
+
+def test_rank_0_is_shown_and_not_asked_for(page, web_host, by_effect):
+    add(page, by_effect)
+    parts = rank_report.report_from_header(read_header(path_of(web_host, by_effect)))["components"]
+    gone = {part["name"] for part in parts if part["rank"] == 0}
+    assert gone and len(gone) < len(parts)
+    assert re.search(r" \d+ % at rank 0 · ", details(page))
+    asked = []
+    page.tab.on("request", lambda request: asked.append(request.url))
+    enter(page)
+    for direction in ("ArrowRight", "ArrowLeft") * 12:
+        for _ in range(7):
+            if details(page).splitlines()[0] in gone:
+                break
+            page.tab.keyboard.press(direction)
+        if details(page).splitlines()[0] in gone:
+            break
+        page.tab.keyboard.press("ArrowDown")
+    assert details(page).splitlines()[1].startswith("rank 0: left out of the file, layer ")
+    # what was passed on the way may have been asked for
+    asked.clear()
+    page.tab.keyboard.press("Enter")
+    page.settle()
+    assert not viewer(page).locator(".spectrum").is_visible()
+    assert not [url for url in asked if "/lora2/spectra" in url]
+    page.tab.keyboard.press("Escape")
+
+    # sizes of all others, each beside its name
+    viewer(page).get_by_label("What the colours show").select_option("share")
+    await_totals(page, by_effect)
+    _, data = downloaded(page, "CSV")
+    there = components(read(path_of(web_host, by_effect)))
+    for row in csv.DictReader(io.StringIO(data.decode("utf-8-sig"))):
+        factors = there.get(row["name"])
+        if factors is None:
+            assert row["name"] in gone and row["rank"] == "0" and row["size"] == ""
+        else:
+            assert float(row["size"]) == pytest.approx(float(factors.delta().norm()), rel=1e-4)
     assert page.complaints() == []
 
 

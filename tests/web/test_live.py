@@ -101,12 +101,19 @@ def test_a_run_from_its_first_step_through_a_reload_to_its_movie(ready, web_host
     assert again.step < STEPS, "the run was over before the page was back"
     await_state(page, f"step > {again.step}")
     page.finish()
-    last = await_state(page, f"step === {STEPS} && rest === ', done'")
+    last = await_state(page, f"step === {STEPS} && rest.startsWith(', done')")
     path = newest(web_host, f"live/{page.renderer}")
     totals = rank_report.report(read(path))["totals"]
     assert last.mean == pytest.approx(totals["mean_rank"], abs=0.06)
     spare = last.size - path.stat().st_size / 1e6  # for words that a file may carry
     assert 0 <= spare < 0.015
+
+    colours = element(page).get_by_label("What the colours show")
+    before = picture.screenshot()
+    colours.select_option("effect")
+    before = page.await_change(picture, before)
+    colours.select_option("rank")
+    page.await_change(picture, before)
 
     scrubber = element(page).locator("input[type=range]")
     scrubber.focus()

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from lora2_core.__main__ import main
 from lora2_core.files.adapter_file import LoraState, components, read
+from lora2_core.files.metadata import training_metadata
 from lora2_core.files.writing import write
 
 
@@ -146,3 +147,23 @@ def test_a_folder_without_an_adapter_is_no_file(tmp_path, capsys):
     for command in (["inspect", str(tmp_path)], ["ranks", str(tmp_path), "-o", "x.json"]):
         assert main(command) != 0
         assert "is not a file" in capsys.readouterr().err
+
+
+def test_components_of_rank_0_are_counted(files, tmp_path, capsys):
+    state, left_out = (
+        read(files / "a.safetensors"),
+        "input_blocks.4.1.transformer_blocks.7.attn2.to_q",
+    )
+    state.metadata = training_metadata(
+        method="lora2", settings={}, ranks={left_out: (None, 0)}, absent={left_out: (32, 32)}
+    )
+    path = write(state, tmp_path / "some.safetensors", precision="fp16")
+    assert main(["inspect", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert "rank 0 to 9, mean 3.50, 1 of rank 1, 1 of rank 0\n" in said
+    assert main(["inspect", str(files / "a.safetensors")]) == 0
+    assert "1 of rank 1\n" in capsys.readouterr().out
+    assert main(["ranks", str(path), str(path), "-o", str(tmp_path / "map.json")]) == 0
+    assert "2 of rank 0 in the files; the map is a start" in capsys.readouterr().out
+    assert main(["ranks", str(tmp_path / "map.json"), "-o", str(tmp_path / "again.json")]) == 0
+    assert "of rank 0" not in capsys.readouterr().out

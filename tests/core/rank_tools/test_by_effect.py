@@ -115,12 +115,17 @@ def test_what_left_is_shown_at_rank_zero(tmp_path):
         assert all(rows[name]["shape"] == [12, 10] for name in gone)
         assert sum(row["effect"] for row in rows.values()) == pytest.approx(1)
         assert report["totals"]["min_rank"] == 0
+        assert report["totals"]["rank_zero"] == len(gone)
         assert rank_map.of_report(report)[next(iter(gone))] == 0
     later = compress(open_adapter(path), Cut(rank=1))
+    both = (rank_report.with_cut(rank_report.report(one.state), one) for one in (outcome, later))
+    assert [report["totals"]["of"] for report in both] == ["effect", "energy"]
     rows = rank_report.with_cut(rank_report.report(later.state), later)["components"]
     assert {row["name"] for row in rows if row["rank"] == 0} == gone
     assert EFFECT_NOTE not in later.state.metadata
     padded = expand(open_adapter(path), 8)
+    report = rank_report.with_cut(rank_report.report(LoraState(dict(padded))), padded)
+    assert report["totals"]["of"] == "energy"
     assert set(components(LoraState(dict(padded)))) == set(NAMES) - gone
 
 

@@ -60,6 +60,18 @@ def test_several_pictures_on_one_scale():
     assert holds(rank_picture.draw(small), rank_picture.colour(4, 4))
 
 
+def test_rank_0_is_an_outline_and_no_colour():
+    found = report(adapter({f"{STEM}0_attn1_to_q": 1, f"{STEM}1_attn1_to_q": 4}))
+    drawn = rank_picture.draw(found)
+    for part in found["components"]:
+        if part["rank"] == 1:
+            part["rank"] = 0
+    image = rank_picture.draw(found)
+    assert holds(drawn, rank_picture.colour(1, 4)) and not holds(image, rank_picture.colour(1, 4))
+    assert holds(image, rank_picture.colour(4, 4))
+    rank_picture.draw(found | {"components": found["components"][:1]})  # and nothing else
+
+
 def test_the_scale_is_logarithmic_and_even():
     shades = [sum(rank_picture.colour(2**i, 512)) for i in range(10)]
     assert shades == sorted(shades) and len(set(shades)) == 10

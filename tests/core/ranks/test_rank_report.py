@@ -55,6 +55,7 @@ def test_a_report_counts_what_is_there(state):
         "min_rank": 1,
         "max_rank": 4,
         "rank_one": 2,
+        "rank_zero": 0,
     }
     assert (found["method"], found["format"]) == ("lora2", 1)
     assert json.loads(json.dumps(found, allow_nan=False)) == found

@@ -99,6 +99,30 @@ def test_a_state_of_before_there_were_moments_goes_on():
     assert found.effects and found.steps == CUT.steps
 
 
+def test_each_step_can_be_asked_for_the_shares_and_is_not_changed_by_it():
+    seen = []
+    asked = trained(CUT, on_step=lambda info: seen.append(info.effects())).result()
+    untouched = run(CUT)
+    assert same_bits(asked, untouched) and asked.effects == untouched.effects
+    assert len(seen) == CUT.steps and all(len(one) == len(asked.ranks) for one in seen)
+    assert sum(seen[-1]) == pytest.approx(1)
+
+
+def test_the_last_step_s_shares_are_those_of_all_rows():
+    seen = []
+    config = replace(CUT, effect_share=1 - 1e-12)
+    result = trained(config, on_step=lambda info: seen.append(info.effects())).result()
+    sums = [sum(result.effects[name]) for name in result.ranks]
+    assert seen[-1] == pytest.approx([one / sum(sums) for one in sums], rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("change", [{"effect_share": 1.0}, {"method": "ac_lora"}])
+def test_where_effects_are_not_gathered_a_step_has_none(change):
+    seen = []
+    run(replace(CUT, **change), on_step=lambda info: seen.append(info.effects))
+    assert seen == [None] * CUT.steps
+
+
 def test_a_run_that_ended_early_keeps_every_row():
     training = trained(CUT, on_step=stop_at(6, Stop()))
     found = training.result()

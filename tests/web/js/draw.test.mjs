@@ -5,6 +5,7 @@ import { THEMES, draw, layout, neighbour } from "../../../web/lora2_draw.js";
 import { scale } from "../../../web/lora2_scale.js";
 
 const cell = value => ({ value, parts: [] });
+const of = (value, ...ranks) => ({ value, parts: ranks.map(rank => ({ rank })) });
 const GRID = {
   columns: ["self q", "self k", "cross q"],
   rows: [
@@ -65,6 +66,36 @@ test("every value has its colour and its number, holes and unknowns another", ()
   assert.equal(fills.filter(colour => colour === THEMES.dark.unknown).length, 1);
   const texts = ctx.calls.filter(([name]) => name === "fillText").map(([, text]) => text);
   for (const text of ["down 4 · 0", "self", "q", "8", "rank"]) assert.ok(texts.includes(text), text);
+});
+
+test("rank 0 is an outline with a zero, whatever the colours show, and the legend says so", () => {
+  const grid = { ...GRID, rows: [{ ...GRID.rows[0], cells: [of(0, 0), of(null, 0, 0), of(2, 4, 0)] }] };
+  const ctx = canvas(), found = scale([1, 16], { log: true });
+  draw(ctx, grid, found, layout(grid, 400), { theme: THEMES.dark, title: "rank" });
+  const painted = kind => ctx.calls.filter(([name]) => name === kind);
+  assert.equal(painted("strokeRect").length, 2 + 1); // and one in the legend
+  const texts = painted("fillText").map(([, text]) => text);
+  assert.equal(texts.filter(text => text === "0").length, 2);
+  assert.ok(texts.includes("rank 0") && texts.includes("2"));
+  const fills = painted("fillRect").map(([, colour]) => colour);
+  assert.ok(fills.includes(found.colour(2)) && !fills.includes(THEMES.dark.unknown));
+  const without = canvas();
+  draw(without, GRID, found, layout(GRID, 400), { theme: THEMES.dark, title: "rank" });
+  assert.ok(!without.calls.some(([name, text]) => name === "strokeRect" || text === "rank 0"));
+});
+
+test("an outline fits into the lowest row", () => {
+  const rows = Array.from({ length: 5000 }, (_, i) => ({ name: `x${i}`, section: "other", cells: [of(0, 0)] }));
+  const ctx = canvas(), grid = { columns: ["other"], rows };
+  draw(ctx, grid, scale([1]), layout(grid, 300), { theme: THEMES.light });
+  for (const [, , , width, height] of ctx.calls.filter(([name]) => name === "strokeRect")) {
+    assert.ok(width >= 0 && height >= 0);
+  }
+});
+
+test("a picture is no higher than its room, if its rows can be", () => {
+  const rows = Array.from({ length: 40 }, (_, i) => ({ ...GRID.rows[0], name: `down 4 · ${i}` }));
+  for (const room of [600, 621, 655, 699]) assert.ok(layout({ ...GRID, rows }, 400, room).height <= room);
 });
 
 test("a long name of a stranger is cut", () => {

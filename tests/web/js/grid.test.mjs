@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { csv, difference, grid, short, values } from "../../../web/lora2_grid.js";
+import { csv, difference, grid, leftOut, measure, offered, short, values } from "../../../web/lora2_grid.js";
 
 const part = (row, column, rank, more = {}) => ({
   name: `${row}/${column}`, section: "down", block: row.split(" · ")[0], row, column, rank,
@@ -55,8 +55,46 @@ test("a difference is taken where both know a value", () => {
 });
 
 test("numbers are short", () => {
-  assert.deepEqual([null, NaN, 3, 12.345, 0.01234, 1234.5, 1e-9].map(short),
-    ["–", "–", "3", "12.3", "0.012", "1235", "1.0e-9"]);
+  assert.deepEqual([null, NaN, 3, 12.345, 0.01234, 1234.5, 1e-9, 0.00012, 0.000034].map(short),
+    ["–", "–", "3", "12.3", "0.012", "1235", "1.0e-9", "0.00012", "3.4e-5"]);
+});
+
+test("effects are per cent, add up in a block, and are offered where they are known", () => {
+  const parts = [
+    part("down 4 · 0", "self q", 2, { effect: 0.25 }),
+    part("down 4 · 0", "self k", 0, { effect: 0 }),
+    part("down 4 · 1", "self q", 8, { effect: 0.75 }),
+  ];
+  assert.deepEqual(values(grid(report(parts), "effect")), [25, 0, 75]);
+  const [block] = grid(report(parts), "effect", { blocks: true }).rows;
+  assert.deepEqual(block.cells.map(cell => cell.value), [100, 0]);
+  const names = reports => offered(reports).map(([name]) => name);
+  assert.ok(names([report(PARTS), report(parts)]).includes("effect"));
+  for (const reports of [[report(PARTS)], []]) {
+    assert.ok(!names(reports).includes("effect"));
+    for (const always of ["rank", "bytes", "nu", "retained", "share"]) assert.ok(names(reports).includes(always));
+  }
+});
+
+test("what a cut kept is called by what it is of", () => {
+  const cut = of => ({ ...report(PARTS), totals: { retained: 0.9, ...(of && { of }) } });
+  assert.equal(measure([]), "energy");
+  assert.equal(measure([cut(), cut("energy")]), "energy"); // an older report does not say
+  assert.equal(measure([cut("effect"), { ...report(PARTS), totals: {} }]), "effect");
+  assert.equal(measure([cut("effect"), cut("energy")]), "share");
+  assert.deepEqual(offered([cut("effect")]).find(([name]) => name === "retained"), ["retained", "effect kept"]);
+});
+
+test("a cell is left out if all of it is of rank 0", () => {
+  const parts = [
+    part("down 4 · 0", "self q", 0), part("down 4 · 0", "self k", 0), part("down 4 · 1", "self q", 3),
+  ];
+  const outs = found => found.rows.map(row => row.cells.map(leftOut));
+  assert.deepEqual(outs(grid(report(parts), "nu")), [[true, true], [false, false]]);
+  assert.deepEqual(outs(grid(report(parts), "rank", { blocks: true })), [[false, true]]);
+  const found = difference(grid(report(PARTS), "rank"), grid(report(parts), "rank"));
+  assert.deepEqual(outs(found), [[false, false], [false, false]]);
+  assert.deepEqual(values(found), [-2, -4, -5]);
 });
 
 test("a table runs nothing of a stranger's name", () => {
@@ -64,4 +102,6 @@ test("a table runs nothing of a stranger's name", () => {
   const [, line] = csv(hostile).split("\r\n");
   assert.ok(line.startsWith(`"'=HYPERLINK(""http://x"",""y"")"`));
   assert.equal(csv(report(PARTS)).trim().split("\r\n").length, 4);
+  const [head, first] = csv(report([part("down 4 · 0", "self q", 2, { effect: 0.125 })])).split("\r\n");
+  assert.equal(first.split(",")[head.split(",").indexOf("effect")], "0.125");
 });

@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { clock, drawCurve, ranksOf, reportAt, smoothed } from "../../../web/lora2_run.js";
+import { ranksOf, sharesOf } from "../../../web/lora2_coded.js";
+import { clock, drawCurve, reportAt, smoothed } from "../../../web/lora2_run.js";
 import { THEMES } from "../../../web/lora2_draw.js";
 import { grid } from "../../../web/lora2_grid.js";
 
@@ -22,6 +23,18 @@ test("a frame is a report that the grid takes", () => {
   const found = reportAt(BEGIN, { ranks: RANKS });
   assert.deepEqual(grid(found, "rank").rows[0].cells.map(cell => cell.value), [7, 300]);
   assert.deepEqual(found.components.map(part => part.bytes), [2 * 7 * 1280, 2 * 300 * 2688]);
+});
+
+test("shares are eight codes to a halving, and the last code is nothing", () => {
+  const found = sharesOf(btoa(String.fromCharCode(0, 8, 16, 80, 255)));
+  assert.deepEqual(found, [1, 0.5, 0.25, 2 ** -10, 0]);
+});
+
+test("a frame has effects where it says so", () => {
+  const effects = btoa(String.fromCharCode(8, 255));
+  const cells = frame => grid(reportAt(BEGIN, frame), "effect").rows[0].cells.map(cell => cell.value);
+  assert.deepEqual(cells({ ranks: RANKS, effects }), [50, 0]);
+  assert.deepEqual(cells({ ranks: RANKS }), [null, null]);
 });
 
 test("a smoothed curve starts at its first value and stays within the values", () => {

@@ -24,6 +24,20 @@ test("a scale of one value, and of none, has colours", () => {
   }
 });
 
+test("zero is at the low end of a logarithmic scale, and never beyond its colours", () => {
+  for (const found of [scale([0, 1, 16], { log: true }), scale([0, 5], { log: true }), scale([0], { log: true })]) {
+    assert.equal(found.share(0), 0);
+    assert.equal(found.colour(0), "rgb(0, 34, 78)");
+    assert.ok(found.ticks().every(tick => tick > 0));
+  }
+});
+
+test("a scale with a span leaves out what is far below its end", () => {
+  const found = scale([1e-9, 1, 4], { log: true, span: 1000 });
+  assert.deepEqual([found.low, found.high, found.share(1e-9)], [0.004, 4, 0]);
+  assert.deepEqual([scale([1, 4], { log: true, span: 1000 }).low], [1]);
+});
+
 test("a difference of zero is neutral, and both sides reach as far", () => {
   const found = scale([-3, 1], { signed: true });
   assert.deepEqual([found.low, found.high], [-3, 3]);
