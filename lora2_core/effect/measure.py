@@ -17,7 +17,9 @@ from torch.linalg import LinAlgError
 
 from ..layers.decompose import decompose
 
-_RIDGE = 1e-12  # of a diagonal that is scaled to 1: what makes a singular moment regular
+# of a diagonal that is scaled to 1: the least eigenvalue that a moment is taken to have. Directions
+# are oblique, by up to 1/√ of it, and their factors, in fp32, must add up to the whole again
+_RIDGE = 1e-6
 _NOISE = 1e-13  # of the largest singular value: below it, what fp64 makes of two roots is noise
 
 
@@ -41,7 +43,7 @@ class Directions(NamedTuple):
 
 
 def root(moment: Tensor) -> Tensor:
-    """L [r, r] with L Lᵀ = moment, in fp64, but for 1e-12 of its diagonal, by which a singular one
+    """L [r, r] with L Lᵀ = moment, in fp64, but for 1e-6 of its diagonal, by which a singular one
     becomes regular. By eigenvalues, and with the diagonal scaled to 1 before, so that a small row
     keeps its digits beside a large one.
 
@@ -51,6 +53,8 @@ def root(moment: Tensor) -> Tensor:
     if not torch.isfinite(moment).all():
         raise LinAlgError("a moment is not finite")
     size = moment.diagonal().clamp(min=0).sqrt()
+    # a row of which nothing is known yet, such as one that has just joined, is small but there
+    size = torch.where(size > 0, size, _RIDGE**0.5 * size.amax())
     inverse = torch.where(size > 0, 1 / size, 0)
     eigenvalues, vectors = torch.linalg.eigh(inverse[:, None] * moment * inverse)
     return size[:, None] * vectors * eigenvalues.clamp(min=_RIDGE).sqrt()

@@ -1,14 +1,12 @@
 """What a run gathers of its directions' effects, and its result in their order."""
 
 import logging
-from collections.abc import Sequence
 from dataclasses import replace
 
 from torch.linalg import LinAlgError
 
 from ..config import TrainConfig
 from ..effect.finish import ordered
-from ..effect.measure import Moments
 from ..effect.moments import MomentAverage
 from ..methods.method import Method
 from .result import TrainResult
@@ -32,15 +30,20 @@ def moment_average(config: TrainConfig, method: Method) -> MomentAverage | None:
     return MomentAverage(method.adapters, _EVERY, memory)
 
 
-def by_effect(found: TrainResult, moments: Sequence[Moments], cut: bool) -> TrainResult:
-    """The same adapter with the directions of most effect first; cut: without those that
+def by_effect(found: TrainResult, average: MomentAverage, method: Method) -> TrainResult:
+    """The same adapter with the directions of most effect first, and without those that
     config.effect_share leaves out.
 
-    moments: one a component. Where they are not finite the adapter stays as it is.
+    Every row stays in a run that ended early, which may go on, in one so short that its effects
+    are mostly noise, and of a method that does not cut. Nothing is changed where the effects are
+    not finite, or not known yet.
     """
-    share = found.config.effect_share
+    if average.steps == 0:
+        return found
+    config = found.config
+    cut = method.cuts_by_effect and found.steps >= config.steps and average.steps >= _LEAST
     try:
-        new = ordered(found.factors, moments, share, cut=cut)
+        new = ordered(found.factors, average.moments(), config.effect_share, cut=cut)
     except LinAlgError:
         _log.warning("the adapter is not cut: its effects are not finite")
         return found

@@ -112,9 +112,8 @@ class Training:
             self._watch()
 
     def result(self) -> TrainResult:
-        """The adapter as it is now; a finished one with no more than config.effect_share asks for.
-
-        A run that ended early keeps every row: it may go on.
+        """The adapter as it is now; a finished one with no more than config.effect_share asks for
+        (effects.by_effect).
         """
         names = [name for name, _ in self._parts.components]
         method, average = self._method, self._parts.average
@@ -130,11 +129,9 @@ class Training:
             self.config,
             dict(self._parts.components),
         )
-        moments = self._parts.moments
-        if moments is None or moments.steps == 0:
+        if self._parts.moments is None:
             return found
-        cut = method.cuts_by_effect and self.done >= self.config.steps
-        return by_effect(found, moments.moments(), cut)
+        return by_effect(found, self._parts.moments, method)
 
     def state(self) -> RunState:
         """Of the run after the last step that was made; what a step that broke off drew is undrawn.

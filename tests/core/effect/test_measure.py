@@ -24,8 +24,8 @@ def test_small_moments_know_what_the_dense_ones_know(seed, r):
     for rank in range(r + 1):
         expected, effects = reference.best_by_effect(up @ down, g, c, rank)
         new_up, new_down = best(up, down, found, rank)
-        assert torch.allclose(new_up @ new_down, expected, atol=1e-8)
-        assert torch.allclose(found.effects, effects[:r], rtol=1e-8)
+        assert torch.allclose(new_up @ new_down, expected, atol=1e-5)
+        assert torch.allclose(found.effects, effects[:r], rtol=1e-5, atol=1e-7 * float(effects[0]))
     change = torch.randn(r, r, dtype=torch.float64)
     dense = reference.effect_of(up @ change @ down, g, c)
     assert effect(change, moments) == pytest.approx(dense, rel=1e-9)
@@ -92,12 +92,37 @@ def test_singular_moments_lose_nothing_that_has_an_effect(which):
     flat = torch.ones(R, R, dtype=torch.float64)  # of rank 1
     moments = Moments(flat if which != "q" else moments.p, flat if which != "p" else moments.q)
     found = directions(moments)
-    assert found.effects[1:].sum() <= 1e-9 * found.effects[0]
+    assert found.effects[1:].sum() <= 1e-5 * found.effects[0]
     new_up, new_down = best(up, down, found, 1)
     assert torch.isfinite(new_up).all() and torch.isfinite(new_down).all()
     kept = found.left[:, :1] @ found.right[:1]
     lost = effect(torch.eye(R, dtype=torch.float64) - kept, moments)
-    assert lost <= 1e-9 * float(whole(moments))
+    assert lost <= 1e-5 * float(whole(moments))
+
+
+def test_a_row_of_which_nothing_is_known_stays_in_the_whole():
+    up, down, moments, _, _ = component(9)
+    known = torch.tensor([1.0, 1.0, 1.0, 0.0], dtype=torch.float64)
+    found = directions(Moments(*(part * known * known[:, None] for part in moments)))
+    new_up, new_down = best(up, down, found, R)
+    assert torch.allclose(new_up @ new_down, up @ down, atol=1e-4)
+    assert found.effects[-1] <= 1e-6 * found.effects[0]
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 9])
+def test_what_few_tokens_tell_puts_the_whole_in_order_without_loss(tokens):
+    """Of 16 rows, in fp32, as a file has them."""
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        up, down = (
+            torch.randn(40, 16, generator=generator),
+            torch.randn(16, 30, generator=generator),
+        )
+        p, q = (torch.randn(tokens, 16, generator=generator) for _ in range(2))
+        found = directions(Moments(p.t() @ p, q.t() @ q))
+        new_up, new_down = (part.float() for part in best(up, down, found, 16))
+        change = new_up @ new_down - up @ down
+        assert change.norm() <= 1e-4 * (up @ down).norm()
 
 
 def test_a_component_that_never_moved_has_no_effect():

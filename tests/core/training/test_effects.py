@@ -13,7 +13,7 @@ from lora2_core.effect.measure import Moments
 from lora2_core.errors import LoRA2Error
 from lora2_core.training.loop import Training
 
-CUT = replace(BASE, effect_share=0.9, steps=12)
+CUT = replace(BASE, effect_share=0.9, steps=32)
 
 
 def delta(factors):
@@ -68,7 +68,7 @@ def test_more_of_the_effect_keeps_more():
     assert sizes == sorted(sizes) and sizes[0] < sizes[-1]
 
 
-@pytest.mark.parametrize("stop", [1, 4, 11])
+@pytest.mark.parametrize("stop", [1, 4, 31])
 @pytest.mark.parametrize("more", [{}, {"ema_decay": 0.9}, {"gradient_accumulation": 2}])
 def test_a_run_that_was_stopped_ends_in_the_same_bits(stop, more):
     config = replace(CUT, **more)
@@ -128,6 +128,12 @@ def test_a_run_that_ended_early_keeps_every_row():
     found = training.result()
     assert set(found.factors) == set(found.effects) == set(found.ranks)
     assert [rank for _, rank in found.ranks.values()] == training._method.ranks()
+
+
+def test_a_run_too_short_to_know_keeps_every_row():
+    found = run(replace(CUT, steps=30))  # 15 steps are counted
+    assert set(found.factors) == set(found.effects) == set(found.ranks)
+    assert len(run(CUT).factors) < len(found.factors) or run(CUT).ranks != found.ranks
 
 
 def test_moments_that_are_not_finite_cost_nothing_but_the_cut(monkeypatch, caplog):
