@@ -14,6 +14,7 @@ from stopping import stopped_at
 from lora2_core.__main__ import main
 from lora2_core.commands import knobs, lesson
 from lora2_core.config import TrainConfig
+from lora2_core.demo_model.backbone import DemoBackbone
 from lora2_core.runs.run_folder import RunFolder
 
 COMMON = ["--model", "demo", "--prompt", "a boot", "--preset", "small", "--dtype", "fp32"]
@@ -86,7 +87,7 @@ def test_pictures_captions_and_the_empty_caption_of_a_set(images, told, tmp_path
     assert train(images, out, "--steps", "2", "--repeats", "3", *more) == 0
     assert (told["repeats"], told["caption_dropout"]) == (3, 0.5)
     first, second, mirrored, _ = told["own"]
-    backbone = lesson.DemoBackbone()
+    backbone = DemoBackbone()
     with Image.open(images / "0.png") as file:
         picture = file.convert("RGB")
     wanted = backbone.example(picture, "sks, a boot")
