@@ -93,13 +93,12 @@ def gauge(
     """
     given = {"model": model, "latents": latents, "positive": positive}
     missing = [name for name, found in given.items() if found is None]
-    if latents is None and positive is None and model is None:
+    if len(missing) == len(given):
         return None, cut(**limits)
     if missing:
-        there = [name for name in given if name not in missing]
         raise LoRA2Error(
-            f"{' and '.join(there)} are connected and {' and '.join(missing)} are not; to measure "
-            "takes model, latents and positive: connect all of them, or none"
+            f"to measure takes model, latents and positive, and {' and '.join(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} not connected; connect all of them, or none"
         )
     if limits.get("how") != "prefix":
         limits = limits | {"how": "effect"}

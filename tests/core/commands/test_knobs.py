@@ -59,7 +59,7 @@ def parsed(*given):
 def test_nothing_is_on_unless_asked_for():
     defaults = {field.name: field.default for field in fields(TrainConfig)}
     found = parsed()
-    assert len(found) == 18
+    assert len(found) == 19
     assert found == {name: defaults[name] for name in found}
 
 
@@ -69,7 +69,7 @@ def test_every_option_reaches_the_settings():
         "lr_cycles": 4, "lr_power": 0.5, "min_snr_gamma": 5.0, "noise_offset": 0.05,
         "timestep_bias": "range", "timestep_bias_multiplier": 3.0, "timestep_bias_portion": 0.5,
         "timestep_bias_begin": 7, "timestep_bias_end": 77, "caption_dropout": 0.1, "repeats": 5,
-        "trigger_word": "sks", "ema_decay": 0.9,
+        "trigger_word": "sks", "ema_decay": 0.9, "effect_share": 0.9,
     }  # fmt: skip
     words = [
         word
