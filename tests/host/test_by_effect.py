@@ -1,5 +1,6 @@
 """Cuts by what directions do to the loss of a connected model, in the real host."""
 
+import itertools
 import json
 
 import pytest
@@ -14,6 +15,7 @@ from lora2_core.files.effect_note import read_effect_note
 
 PASSES = 3
 LIMITS = {"keep": "effect", "rank": 2, "energy": 0.95, "megabytes": 0.1, "effect": 0.9}
+_fresh = itertools.count()  # see graphs.sample
 
 
 class Demo:
@@ -87,7 +89,7 @@ def sampled(host, adapt=None):
     sampler = graph.node(
         "KSampler", model=model, positive=prompt[0], negative=prompt[0], latent_image=empty[0],
         seed=3, steps=2, cfg=1.0, sampler_name="euler", scheduler="normal",
-        denoise=1.0 - next(graphs._fresh) * 1e-9,
+        denoise=1.0 - next(_fresh) * 1e-9,
     )  # fmt: skip
     stored = graph.node("SaveLatent", samples=sampler[0], filename_prefix="effect")
     run = host.run(graph)
