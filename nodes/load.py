@@ -121,7 +121,6 @@ def _loaded(
         state = LoraState(load_file(header.path), header.metadata)
     else:
         adapter = _opened(lora_name, limit, node_id, targets.base, on)
-        text = f"{unmeasured(adapter)}{text}"
         try:
             outcome = merge([Ingredient(adapter, 1.0, *shares)], limit, saved_as=SAVED_AS)
         except NothingLeft:
@@ -133,7 +132,7 @@ def _loaded(
     report = rank_report.report(state, found.inside, targets.base)
     if outcome is not None:
         report = rank_report.with_cut(report, outcome)
-        text += f"\n{outcome.kept}, {_megabytes(report):.1f} MB"
+        text = f"{unmeasured(adapter)}{text}\n{outcome.kept}, {_megabytes(report):.1f} MB"
     given = found.given(state), found.places
     new = loader.apply_lora(model, clip, *given, strength_model, strength_clip)
     return io.NodeOutput(*new, report, ui={"text": [text]})
