@@ -1,5 +1,7 @@
 """Socket types and small helpers that the nodes share."""
 
+from collections.abc import Sequence
+
 import torch
 from comfy_api.latest import io
 
@@ -56,9 +58,9 @@ class FileNode(io.ComfyNode):
         return next((answer for answer in found if answer is not True), True)
 
 
-def _named(lora_name: str | list[str]) -> list[str]:
+def _named(lora_name: str | Sequence[str]) -> Sequence[str]:
     """A node that takes lists is asked with a list, too."""
-    return lora_name if isinstance(lora_name, list) else [lora_name]
+    return lora_name if isinstance(lora_name, list | tuple) else [lora_name]
 
 
 def chosen_adapter(lora_name: str, lora) -> Adapter:
