@@ -14,17 +14,30 @@ from ..lora2_core.files.header import read_header
 from ..lora2_core.files.hosted import hosted, hosted_beside
 from ..lora2_core.files.peft_folder import stamp
 from ..lora2_core.files.stored import Contents, contents, seen, seen_in_header
-from ..lora2_core.rank_tools import Adapter, Ingredient, merge, open_adapter
-from ..lora2_core.rank_tools.adapters import factorised, size_of_factors
+from ..lora2_core.rank_tools import Adapter, Cut, Ingredient, merge, open_adapter
+from ..lora2_core.rank_tools.adapters import counted_as, factorised, size_of_factors
 from ..lora2_core.rank_tools.blocks import parse_blocks
 from ..lora2_core.rank_tools.merge import NothingLeft
 from ..lora2_core.ranks import rank_report
+from ..lora2_core.training.measuring import PASSES, unmeasured
 from .host import folders, loader, progress
 from .host.model import describe
-from .sockets import ADVANCED, CATEGORY, SAVED_AS, FileNode, RankReport, cut, cut_inputs
+from .lists import each, gathered
+from .measured import LISTS, Gauge, gauge, measure_inputs
+from .sockets import ADVANCED, CATEGORY, SAVED_AS, FileNode, RankReport, cut_inputs
 
 _MOST_KEPT = 2**30  # numbers; a LoKr of a few megabytes can have factors of gigabytes
-_last: tuple[tuple, Adapter] | None = None  # one file's factorisation: the slider moves on one
+
+
+class _Kept(NamedTuple):
+    """seen: what was measured on; it lives as long as its marks in the key count."""
+
+    key: tuple
+    adapter: Adapter
+    seen: tuple | None
+
+
+_last: _Kept | None = None  # one file's directions: the slider moves on one
 
 
 class LoRA2Load(FileNode):
@@ -40,6 +53,7 @@ class LoRA2Load(FileNode):
             category=CATEGORY,
             description="Loads a LoRA onto a model, whole or to a budget, and fails clearly if it "
             "does not fit.",
+            is_input_list=True,  # the dataset nodes give latents and positive one at a time
             inputs=[
                 io.Model.Input("model", tooltip="The model to apply the LoRA to."),
                 io.Combo.Input(
@@ -55,7 +69,7 @@ class LoRA2Load(FileNode):
                     "strength_clip", **strength, optional=True,
                     tooltip="How strongly to change the text encoders.",
                 ),
-                *cut_inputs(("everything", "megabytes", "energy", "rank"), optional=True),
+                *cut_inputs(("everything", "megabytes", "energy", "rank", "effect"), optional=True),
                 io.Float.Input(
                     "self_attention", **share, optional=True, extra_dict=ADVANCED,
                     tooltip="A further strength for self-attention: layout and content.",
@@ -68,45 +82,67 @@ class LoRA2Load(FileNode):
                     "blocks", default="", optional=True, extra_dict=ADVANCED,
                     tooltip="Further strengths by block, such as down=0.5, middle=1, up4=0.",
                 ),
+                *measure_inputs(model=False),
             ],
             outputs=[
-                io.Model.Output(display_name="model", tooltip="The model with the LoRA."),
-                io.Clip.Output(display_name="clip", tooltip="The text encoders with the LoRA."),
-                RankReport.Output(display_name="rank_report", tooltip="The rank of every layer."),
+                io.Model.Output(
+                    display_name="model", is_output_list=True, tooltip="The model with the LoRA."
+                ),
+                io.Clip.Output(
+                    display_name="clip", is_output_list=True,
+                    tooltip="The text encoders with the LoRA.",
+                ),
+                RankReport.Output(
+                    display_name="rank_report", is_output_list=True,
+                    tooltip="The rank of every layer.",
+                ),
             ],
             hidden=[io.Hidden.unique_id],
         )  # fmt: skip
 
     @classmethod
-    def execute(
-        cls, model, lora_name, strength_model, clip=None, strength_clip=1.0,
-        self_attention=1.0, cross_attention=1.0, blocks="", **limits,
-    ) -> io.NodeOutput:  # fmt: skip
-        limit, shares = cut(**limits), (self_attention, cross_attention, parse_blocks(blocks))
-        header = read_header(folders.lora_path(lora_name))
-        targets, called = loader.target_shapes(model, clip), describe(model)
-        found, text = _found(contents(seen_in_header(header)), targets, lora_name, called)
-        outcome = None
-        if limit.keeps_all and shares == (1.0, 1.0, parse_blocks("")):
-            # as the host's loader does, without a copy of what the system has mapped
-            state = LoraState(load_file(header.path), header.metadata)
-        else:
-            adapter = _opened(lora_name, limit, cls.hidden.unique_id, targets.base)
-            try:
-                outcome = merge([Ingredient(adapter, 1.0, *shares)], limit, saved_as=SAVED_AS)
-            except NothingLeft:
-                text += "\nevery strength is 0: nothing of it is applied"
-                report = rank_report.report_from_header(header, targets.base)
-                return io.NodeOutput(model, clip, report, ui={"text": [text]})
-            state = outcome.state
-            found = _found_again(contents(seen(state)), targets, lora_name, called)
-        report = rank_report.report(state, found.inside, targets.base)
-        if outcome is not None:
-            report = rank_report.with_cut(report, outcome)
-            text += f"\n{outcome.kept}, {_megabytes(report):.1f} MB"
-        given = found.given(state), found.places
-        new = loader.apply_lora(model, clip, *given, strength_model, strength_clip)
-        return io.NodeOutput(*new, report, ui={"text": [text]})
+    def execute(cls, **lists) -> io.NodeOutput:
+        node_id = cls.hidden.unique_id
+        return gathered(_loaded(node_id, **inputs) for inputs in each(lists, LISTS))
+
+
+def _loaded(
+    node_id, model, lora_name, strength_model, clip=None, strength_clip=1.0,
+    self_attention=1.0, cross_attention=1.0, blocks="", **inputs,
+) -> io.NodeOutput:  # fmt: skip
+    on, limit = _limit(model, **inputs)
+    shares = self_attention, cross_attention, parse_blocks(blocks)
+    header = read_header(folders.lora_path(lora_name))
+    targets, called = loader.target_shapes(model, clip), describe(model)
+    found, text = _found(contents(seen_in_header(header)), targets, lora_name, called)
+    outcome = None
+    if limit.keeps_all and shares == (1.0, 1.0, parse_blocks("")):
+        # as the host's loader does, without a copy of what the system has mapped
+        state = LoraState(load_file(header.path), header.metadata)
+    else:
+        adapter = _opened(lora_name, limit, node_id, targets.base, on)
+        try:
+            outcome = merge([Ingredient(adapter, 1.0, *shares)], limit, saved_as=SAVED_AS)
+        except NothingLeft:
+            text += "\nevery strength is 0: nothing of it is applied"
+            report = rank_report.report_from_header(header, targets.base)
+            return io.NodeOutput(model, clip, report, ui={"text": [text]})
+        state = outcome.state
+        found = _found_again(contents(seen(state)), targets, lora_name, called)
+    report = rank_report.report(state, found.inside, targets.base)
+    if outcome is not None:
+        report = rank_report.with_cut(report, outcome)
+        text = f"{unmeasured(adapter)}{text}\n{outcome.kept}, {_megabytes(report):.1f} MB"
+    given = found.given(state), found.places
+    new = loader.apply_lora(model, clip, *given, strength_model, strength_clip)
+    return io.NodeOutput(*new, report, ui={"text": [text]})
+
+
+def _limit(model, latents=None, positive=None, passes=PASSES, **limits) -> tuple[Gauge | None, Cut]:
+    """As measured.gauge; the model is there in any case, and whole a file needs no order."""
+    connected = latents is not None or positive is not None
+    on, limit = gauge(limits, model if connected else None, latents, positive, passes)
+    return (None, Cut()) if limit.keeps_all else (on, limit)
 
 
 class _Found(NamedTuple):
@@ -146,24 +182,30 @@ def _found_again(inside: Contents, targets: Targets, name: str, model: str) -> _
     return _Found(inside, names, beside)
 
 
-def _opened(lora_name: str, limit, node_id: str | None, base: str | None) -> Adapter:
+def _opened(
+    lora_name: str, limit: Cut, node_id: str | None, base: str | None, on: Gauge | None
+) -> Adapter:
     """The file's adapter; for a cut with its directions in memory, which a next one needs again.
 
-    base: the model's family, which says how blocks are counted where the file does not.
+    base: the model's family, which says how blocks are counted where the file does not. on: what
+    to measure on, or None.
     """
     global _last
     path = folders.lora_path(lora_name)
-    adapter = open_adapter(path, lora_name)
-    if adapter.assumed and base is not None:
-        adapter = open_adapter(path, lora_name, base)
-    size = size_of_factors((stored, stored.rank) for stored in adapter.components.values())
-    if limit.keeps_all or size > _MOST_KEPT:
+    adapter = counted_as(open_adapter(path, lora_name), base)
+    if limit.keeps_all:
         return adapter
-    key = (path, stamp(path), limit.how, tuple(adapter.components))
-    if _last is None or _last[0] != key:
-        _last = None  # or two of them would be in memory
-        _last = key, factorised(adapter, limit.how, progress.Counter(node_id))
-    return _last[1]
+    size = size_of_factors((stored, stored.rank) for stored in adapter.components.values())
+    key = (path, stamp(path), limit.how, tuple(adapter.components), on and on.mark)
+    if _last is not None and _last.key == key:
+        return _last.adapter
+    _last = None  # or two of them would be in memory
+    if on is not None:
+        adapter = on.measured(adapter, node_id)
+    if size <= _MOST_KEPT:
+        adapter = factorised(adapter, limit.how, progress.Counter(node_id))
+        _last = _Kept(key, adapter, on and (on.latents, on.positive))
+    return adapter
 
 
 def _megabytes(report: dict) -> float:

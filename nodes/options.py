@@ -159,6 +159,18 @@ def _inputs() -> list:
             tooltip="Blocks of the model whose weights wait in main memory until they are computed "
             "with: less GPU memory, more time. auto: as many as it takes to fit.",
         ),
+        number(
+            "effect_share",
+            default=_D.effect_share,
+            min=0.01,
+            max=1.0,
+            step=0.001,
+            round=0.0001,
+            optional=True,
+            extra_dict=ADVANCED,
+            tooltip="Share of the effect on the loss that the finished file keeps; 1 keeps every "
+            "row.",
+        ),
     ]
 
 

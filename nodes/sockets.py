@@ -1,5 +1,7 @@
 """Socket types and small helpers that the nodes share."""
 
+from collections.abc import Sequence
+
 import torch
 from comfy_api.latest import io
 
@@ -46,12 +48,19 @@ class FileNode(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, lora_name, **_) -> str | None:
-        return None if lora_name == WIRE else stamp(folders.lora_path(lora_name))
+        stamps = [stamp(folders.lora_path(name)) for name in _named(lora_name) if name != WIRE]
+        return " ".join(stamps) or None
 
     @classmethod
     def validate_inputs(cls, lora_name, more=None) -> bool | str:
         # more: of ranked_inputs, which the host hands to every validation of such a node
-        return lora_name == WIRE or folders.known_lora(lora_name)
+        found = (name == WIRE or folders.known_lora(name) for name in _named(lora_name))
+        return next((answer for answer in found if answer is not True), True)
+
+
+def _named(lora_name: str | Sequence[str]) -> Sequence[str]:
+    """A node that takes lists is asked with a list, too."""
+    return lora_name if isinstance(lora_name, list | tuple) else [lora_name]
 
 
 def chosen_adapter(lora_name: str, lora) -> Adapter:
@@ -106,10 +115,16 @@ def wires(lora, inputs: dict) -> list:
 
 
 def cut_outputs() -> list:
-    """An adapter that was cut, and its report."""
+    """An adapter that was cut, and its report; of lists.gathered."""
     return [
-        LoraModel.Output(display_name="lora", tooltip="For LoRA² Save, Load LoRA Model."),
-        RankReport.Output(display_name="rank_report", tooltip="Ranks, and what each layer kept."),
+        LoraModel.Output(
+            display_name="lora", is_output_list=True, tooltip="For LoRA² Save, Load LoRA Model."
+        ),
+        RankReport.Output(
+            display_name="rank_report",
+            is_output_list=True,
+            tooltip="Ranks, and what each layer kept.",
+        ),
     ]
 
 
@@ -161,14 +176,20 @@ def cut_inputs(choices: tuple[str, ...], optional: bool = False) -> list:
         io.Combo.Input(
             "how", options=list(HOW), default="svd", optional=True, extra_dict=ADVANCED,
             tooltip="svd keeps the best directions. prefix keeps the first rows, which is the "
-            "paper's own truncation and loses more.",
+            "paper's own truncation and loses more. effect keeps what does the most to the loss, "
+            "of a file that notes that, or measured.",
         ),
     ]  # fmt: skip
 
 
 def cut(
-    keep: str = "", rank: int = 0, energy: float = 0, megabytes: float = 0, how: str = "svd"
+    keep: str = "",
+    rank: int = 0,
+    energy: float = 0,
+    megabytes: float = 0,
+    how: str = "svd",
+    effect: float = 0.99,
 ) -> Cut:
-    """The Cut that cut_inputs' values ask for; another choice than the three keeps all."""
-    numbers = {"rank": rank, "energy": energy, "megabytes": megabytes}
+    """The Cut that cut_inputs' values ask for; another choice than the four keeps all."""
+    numbers = {"rank": rank, "energy": energy, "megabytes": megabytes, "effect": effect}
     return Cut(**{name: value for name, value in numbers.items() if name == keep}, how=how)

@@ -25,6 +25,7 @@ _NAMES = (
     "text_encoders",
     "trigger_word",
     "ema_decay",
+    "effect_share",
 )
 
 
@@ -86,6 +87,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     number(
         "ema_decay", float, "save a moving average of the adapter, such as 0.99; 0: its last state"
+    )
+    number(
+        "effect_share",
+        float,
+        "lora2: share of the effect on the loss that the finished file keeps; 1 keeps every row",
     )
 
 

@@ -3,14 +3,19 @@
 import argparse
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from ..errors import LoRA2Error
 from ..files import writing
 from ..files.module_names import base_name
-from ..rank_tools import Ingredient, merge, open_adapter
-from ..rank_tools.adapters import assumptions, together
+from ..rank_tools import Cut, Ingredient, cut_merged, merge, open_adapter
+from ..rank_tools.adapters import assumptions, counted_as, together
 from ..rank_tools.blocks import BlockStrengths, parse_blocks
+from ..training.measuring import unmeasured
+from . import gauge
 from .progress import Counter
 from .rank_options import (
     add_base,
@@ -46,26 +51,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="keep only what all of them change, in the same shape (different base models)",
     )
-    add_cut(parser, required=False)
+    add_cut(parser)
     add_precision(parser)
     add_base(parser)
+    gauge.add_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     cut = cut_of(options)
+    measures = gauge.asks_model(options, cut)
     check_out(options.out)
     ingredients = ingredients_of(options.files, options.blocks, options.base)
     precision = precision_of(options, [one.adapter for one in ingredients])
+    on = gauge.gauge(options) if measures else None
+    if on is not None:
+        ingredients = [
+            replace(one, adapter=counted_as(one.adapter, on.base)) for one in ingredients
+        ]
+    notes = assumptions(together([one.adapter for one in ingredients]))
     with Counter("merging") as counter:
         outcome = merge(
             ingredients,
-            cut,
+            Cut() if on else cut,
             overlap=options.overlap,
-            dtype=dtype_of(precision),
+            dtype=torch.float32 if on else dtype_of(precision),
             on_component=counter,
         )
+    if on is not None:
+        whole = on.measured(open_adapter(outcome.state, "the merge"))
+        notes += unmeasured(whole)
+        with Counter("compressing") as counter:
+            outcome = cut_merged(
+                outcome, whole, cut, dtype=dtype_of(precision), on_component=counter
+            )
     path = writing.write(outcome.state, options.out, precision=precision)
-    notes = assumptions(together([one.adapter for one in ingredients]))
     print(f"{notes}{outcome}\n{said(path)}")
 
 

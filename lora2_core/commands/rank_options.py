@@ -17,9 +17,9 @@ from ..rank_tools.cut import HOW
 _KEEP = "keep"
 
 
-def add_cut(parser: argparse.ArgumentParser, required: bool) -> None:
-    """--rank, --energy, --budget-mb and --how."""
-    cut = parser.add_mutually_exclusive_group(required=required)
+def add_cut(parser: argparse.ArgumentParser) -> None:
+    """--rank, --energy, --budget-mb, --effect and --how."""
+    cut = parser.add_mutually_exclusive_group()
     cut.add_argument("--rank", type=int, help="no component above this rank")
     cut.add_argument(
         "--energy", type=float, help="share of each component's Σσ² to keep, such as 0.95"
@@ -27,11 +27,18 @@ def add_cut(parser: argparse.ArgumentParser, required: bool) -> None:
     cut.add_argument(
         "--budget-mb", type=float, help="size of the file at most, in megabytes of 10⁶ bytes"
     )
+    cut.add_argument(
+        "--effect",
+        type=float,
+        metavar="SHARE",
+        help="share to keep of what all of it does to the loss, such as 0.99; of a file that notes "
+        "that, or with --model and --images",
+    )
     parser.add_argument(
         "--how",
         choices=HOW,
-        default="svd",
-        help="what is kept: the best directions, or the first rows (LoRA²'s own truncation)",
+        help="what is kept: the best directions, the first rows (LoRA²'s own truncation), or what "
+        "does the most to the loss (default: svd, with --model effect)",
     )
 
 
@@ -55,7 +62,9 @@ def add_base(parser: argparse.ArgumentParser) -> None:
 
 
 def cut_of(options: argparse.Namespace) -> Cut:
-    return Cut(options.rank, options.energy, options.budget_mb, options.how)
+    """By effect where a model is given and nothing else is asked for."""
+    how = options.how or ("svd" if options.model is None else "effect")
+    return Cut(options.rank, options.energy, options.budget_mb, how, options.effect)
 
 
 def precision_of(options: argparse.Namespace, adapters: Iterable[Adapter]) -> str:

@@ -3,12 +3,11 @@
 import argparse
 from pathlib import Path
 
-import torch
-
 from ..backbones.prediction import PREDICTIONS
-from ..config import AC_MODES, DTYPES, METHODS, OFFLOADS, PRESETS, TARGETS, TrainConfig
+from ..config import AC_MODES, METHODS, OFFLOADS, PRESETS, TARGETS, TrainConfig
 from ..files.layout import PRECISIONS
 from . import knobs, samples
+from .material_arguments import add_computing, add_model, add_pictures
 from .words import words
 
 _D = TrainConfig()
@@ -16,18 +15,7 @@ _D = TrainConfig()
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("what to train on")
-    data.add_argument(
-        "--model",
-        required=True,
-        help="`demo` for the bundled model, a diffusers folder, or a single-file SDXL or KOALA "
-        "checkpoint (.safetensors)",
-    )
-    data.add_argument(
-        "--tokenizer",
-        type=Path,
-        help="folder with CLIP's vocab.json and merges.txt, "
-        "for a single-file checkpoint (comfy/sd1_tokenizer of a ComfyUI)",
-    )
+    add_model(data, required=True)
     data.add_argument(
         "--prediction",
         choices=PREDICTIONS,
@@ -41,24 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="whether the last noise level is noise alone, as in NoobAI-XL with v-prediction "
         "(default: as the model says, by the key ztsnr or its scheduler)",
     )
-    data.add_argument(
-        "--images",
-        type=Path,
-        required=True,
-        help="folder of four to six pictures or more; a .txt or .caption file beside a picture is "
-        "its caption",
-    )
-    data.add_argument(
-        "--prompt",
-        type=words,
-        help='caption of all other pictures, such as "a sks dog": a rare '
-        "word for the individual, and its class",
-    )
-    data.add_argument(
-        "--resolution",
-        type=int,
-        help="side of the square that pictures are cut to (default: what the model was made for)",
-    )
+    add_pictures(data, required=True)
     data.add_argument(
         "--prior-images",
         type=Path,
@@ -176,12 +147,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     method.add_argument("--batch-size", type=int, default=_D.batch_size)
     method.add_argument("--gradient-accumulation", type=int, default=_D.gradient_accumulation)
     method.add_argument(
-        "--dtype",
-        choices=DTYPES,
-        default=_D.dtype,
-        help="of the forward pass; the adapter itself is always fp32",
-    )
-    method.add_argument(
         "--no-gradient-checkpointing",
         dest="gradient_checkpointing",
         action="store_false",
@@ -194,8 +159,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="blocks whose weights wait in main memory until they are computed with, which takes "
         "time and saves GPU memory; auto: as many as it takes to fit",
     )
-    method.add_argument("--seed", type=int, default=_D.seed)
-    method.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add_computing(method)
     knobs.add_arguments(parser)
 
 

@@ -114,6 +114,17 @@ def open_adapter(
     return _adapter(name or "the adapter on the wire", source, base)
 
 
+def counted_as(adapter: Adapter, base: str | None) -> Adapter:
+    """The same with its blocks counted as the base model's, where nothing in it tells how.
+
+    base: one of families.UNETS' names, or None, which leaves it as it is. Raises LoRA2Error if the
+    layers cannot be those of `base`.
+    """
+    if base is None or not adapter.assumed:
+        return adapter
+    return open_adapter(adapter.state, adapter.name, base)
+
+
 def together(adapters: Sequence[Adapter], base: str | None = None) -> list[Adapter]:
     """The same adapters with names that what is known of all of them decides: of one that is known
     for SDXL's, another learns how its own blocks are counted.

@@ -170,11 +170,14 @@ class _Kept(NamedTuple):
 
 def _kept(part: Part, cut: Cut, rank: int | None, dtype: torch.dtype) -> _Kept:
     """rank: given by a budget, or None."""
-    if (cut.keeps_all and cut.how != "effect") or part.untouched(cut.how):
+    untouched = part.untouched(cut.how)
+    if (cut.keeps_all and cut.how != "effect") or untouched:
         up, down = part.load()
-        if part.rank <= min(up.shape[0], down.shape[1]):
-            return _Kept(1.0, 1.0, *_narrowed(up, down, dtype, part.what))
-        found = split(up, down, "svd", part.what)  # more rows than dimensions say nothing more
+        if part.rank > min(up.shape[0], down.shape[1]):  # more rows than dimensions say no more
+            found = split(up, down, "svd", part.what)
+            up, down = found.kept(len(found.energies))
+        # an effect that is not known has no part in the whole
+        return _Kept(0.0 if untouched else 1.0, 1.0, *_narrowed(up, down, dtype, part.what))
     else:
         found = part.directions(cut.how)
     rank = cut.rank_of(found.energies, found.noise) if rank is None else rank

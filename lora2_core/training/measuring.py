@@ -14,7 +14,8 @@ from ..diffusion.timesteps import level_weights
 from ..effect.measure import Moments, directions
 from ..effect.moments import MomentAverage
 from ..errors import LoRA2Error
-from ..files.module_names import kohya_name
+from ..files.families import UNETS
+from ..files.module_names import architecture, kohya_name
 from ..layers.adapter import Adapter as Rows
 from ..layers.half import half_factors
 from ..layers.inject import attached
@@ -41,9 +42,10 @@ def measured(
     One forward and backward pass a batch, at random noise levels, with the whole adapter at
     strength 1; the model is left as it was. config: dtype, seed, gradient_checkpointing and the
     choice of noise levels count. on_pass(done, all) is called after each and may raise to stop.
-    Raises LoRA2Error if the model has no layer of the adapter's, has one in another shape, or has a
-    loss that is not finite.
+    Raises LoRA2Error for less than one pass, if the model has no layer of the adapter's, has one in
+    another shape, or has a loss that is not finite.
     """
+    check_passes(passes)
     rows = _placed(denoiser, adapter)
     generator = torch.Generator().manual_seed(config.seed)
     weights = level_weights(config, denoiser.timesteps)
@@ -59,6 +61,19 @@ def measured(
     moments = [Moments(*(part.cpu() for part in one)) for one in average.moments()]
     found = dict(zip(rows, in_order(directions, moments), strict=True))
     return replace(adapter, effects=found)
+
+
+def check_passes(passes: int) -> None:
+    """Raises LoRA2Error for less than one."""
+    if passes < 1:
+        raise LoRA2Error(f"passes is {passes}; it must be at least 1")
+
+
+def base_of(denoiser: Denoiser) -> str | None:
+    """The model's family, one of families.UNETS' names; None for another one."""
+    shapes = {name: tuple(layer.weight.shape) for name, (_, layer) in _layers(denoiser).items()}
+    found = architecture(shapes)
+    return found if found in UNETS else None
 
 
 def unmeasured(adapter: Adapter) -> str:
@@ -96,11 +111,7 @@ def _pass(
 
 def _placed(denoiser: Denoiser, adapter: Adapter) -> dict[str, Rows]:
     """Component → its factors as rows on the layer that it changes, for all that the model has."""
-    layers = {
-        kohya_name(denoiser.module_name(name)): (name, layer)
-        for name, layer in denoiser.network.named_modules()
-        if isinstance(layer, nn.Linear | nn.Conv2d)
-    }
+    layers = _layers(denoiser)
     found = {}
     for component, stored in adapter.components.items():
         if component not in layers:
@@ -124,6 +135,15 @@ def _placed(denoiser: Denoiser, adapter: Adapter) -> dict[str, Rows]:
             "connect the one that it was made for"
         )
     return found
+
+
+def _layers(denoiser: Denoiser) -> dict[str, tuple[str, nn.Linear | nn.Conv2d]]:
+    """Component → its layer in the network, and that one's name there."""
+    return {
+        kohya_name(denoiser.module_name(name)): (name, layer)
+        for name, layer in denoiser.network.named_modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d)
+    }
 
 
 def _sizes(shape: tuple[int, ...]) -> str:

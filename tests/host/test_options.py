@@ -39,6 +39,7 @@ def test_as_it_comes_it_changes_nothing_and_each_choice_changes_something(host):
         {"noise_offset": 0.5},
         {"ema_decay": 0.9},
         {"repeats": 2},
+        {"effect_share": 0.5},
         {"timestep_bias": "range", "timestep_bias_begin": 900, "timestep_bias_multiplier": 1000.0},
     ):
         assert not graphs.same(plain, adapter(host, *begun(host, choice))), choice

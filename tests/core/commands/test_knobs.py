@@ -14,6 +14,7 @@ from stopping import stopped_at
 from lora2_core.__main__ import main
 from lora2_core.commands import knobs, lesson
 from lora2_core.config import TrainConfig
+from lora2_core.demo_model.backbone import DemoBackbone
 from lora2_core.runs.run_folder import RunFolder
 
 COMMON = ["--model", "demo", "--prompt", "a boot", "--preset", "small", "--dtype", "fp32"]
@@ -58,7 +59,7 @@ def parsed(*given):
 def test_nothing_is_on_unless_asked_for():
     defaults = {field.name: field.default for field in fields(TrainConfig)}
     found = parsed()
-    assert len(found) == 18
+    assert len(found) == 19
     assert found == {name: defaults[name] for name in found}
 
 
@@ -68,7 +69,7 @@ def test_every_option_reaches_the_settings():
         "lr_cycles": 4, "lr_power": 0.5, "min_snr_gamma": 5.0, "noise_offset": 0.05,
         "timestep_bias": "range", "timestep_bias_multiplier": 3.0, "timestep_bias_portion": 0.5,
         "timestep_bias_begin": 7, "timestep_bias_end": 77, "caption_dropout": 0.1, "repeats": 5,
-        "trigger_word": "sks", "ema_decay": 0.9,
+        "trigger_word": "sks", "ema_decay": 0.9, "effect_share": 0.9,
     }  # fmt: skip
     words = [
         word
@@ -86,7 +87,7 @@ def test_pictures_captions_and_the_empty_caption_of_a_set(images, told, tmp_path
     assert train(images, out, "--steps", "2", "--repeats", "3", *more) == 0
     assert (told["repeats"], told["caption_dropout"]) == (3, 0.5)
     first, second, mirrored, _ = told["own"]
-    backbone = lesson.DemoBackbone()
+    backbone = DemoBackbone()
     with Image.open(images / "0.png") as file:
         picture = file.convert("RGB")
     wanted = backbone.example(picture, "sks, a boot")

@@ -10,7 +10,7 @@ from tiny_pipeline import write_checkpoint, write_folder, write_tokenizer
 from lora2_core.__main__ import main
 from lora2_core.backbones.drawing import Drawing
 from lora2_core.backbones.pipeline import load_folder
-from lora2_core.commands import lesson
+from lora2_core.commands import material
 from lora2_core.demo_model.backbone import DemoBackbone
 from lora2_core.layers.applied import applied
 
@@ -142,7 +142,7 @@ def test_the_bundled_model_draws_too(images, tmp_path, capsys):
 def test_bad_options_are_named_before_anything_is_loaded(
     model, images, tmp_path, capsys, monkeypatch, more, named
 ):
-    monkeypatch.setattr(lesson, "load", lambda _: pytest.fail("loaded"))
+    monkeypatch.setattr(material, "load", lambda *_: pytest.fail("loaded"))
     assert train(model, images, tmp_path / "x.safetensors", *more) == 2
     assert named in capsys.readouterr().err
 

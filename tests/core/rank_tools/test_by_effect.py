@@ -14,7 +14,7 @@ from lora2_core.files.adapter_file import LoraState, components, read
 from lora2_core.files.effect_note import EFFECT_NOTE, read_effect_note
 from lora2_core.files.header import read_header
 from lora2_core.files.writing import write
-from lora2_core.rank_tools import Cut, Ingredient, compress, expand, merge, open_adapter
+from lora2_core.rank_tools import Cut, Ingredient, compress, cut_merged, expand, merge, open_adapter
 from lora2_core.rank_tools.adapters import factorised
 from lora2_core.ranks import rank_map, rank_report
 
@@ -142,6 +142,45 @@ def test_what_is_not_known_stays_whole():
     assert [row.after for row in outcome.rows[3:]] == [4, 4, 4]
     assert sum(row.after for row in outcome.rows[:3]) < 12
     assert EFFECT_NOTE not in outcome.state.metadata
+    kept = sum(row.energy * row.retained for row in outcome.rows[:3])
+    assert outcome.retained == pytest.approx(kept / sum(row.energy for row in outcome.rows[:3]))
+
+
+def test_what_is_not_known_has_no_more_rows_than_it_needs():
+    """Nor is it held to a cap of the rank, or taken for known."""
+    adapter, dense = known()
+    state = LoraState(dict(adapter.state))
+    name = NAMES[-1]
+    down, up = state[f"{name}.lora_down.weight"], state[f"{name}.lora_up.weight"]
+    state[f"{name}.lora_down.weight"] = torch.cat([down] * 4)
+    state[f"{name}.lora_up.weight"] = torch.cat([up] * 4, 1)
+    some = {name: adapter.effects[name] for name in NAMES[:-1]}
+    longer = replace(open_adapter(state, "longer"), effects=some)
+    outcome = compress(longer, Cut(rank=2, how="effect"))
+    assert [(row.before, row.after) for row in outcome.rows] == [(4, 2)] * 5 + [(16, 10)]
+    assert torch.allclose(
+        components(outcome.state)[name].delta().double(), dense[name][0], atol=1e-4
+    )
+    assert EFFECT_NOTE not in outcome.state.metadata
+
+
+def test_a_merge_that_is_cut_stays_a_merge(tmp_path):
+    adapter, _ = known()
+    other = replace(adapter, name="other", effects={})
+    whole = merge([Ingredient(adapter, 0.5), Ingredient(other, 0.25)])
+    opened = open_adapter(whole.state, "both")
+    effects = {
+        name: directions(Moments(torch.eye(8) * size, torch.eye(8)))
+        for name, size in zip(NAMES, SIZES, strict=True)
+    }
+    outcome = cut_merged(whole, replace(opened, effects=effects), Cut(effect=0.9))
+    assert outcome.measure == "effect" and outcome.retained >= 0.9
+    assert [row.before for row in outcome.rows] == [8] * 6
+    note = json.loads(outcome.state.metadata["lora2"])
+    assert [one["name"] for one in note["merged_from"]] == ["mine", "other"]
+    assert outcome.state.metadata["modelspec.merged_from"] == "mine × 0.5, other × 0.25"
+    path = write(outcome.state, tmp_path / "a.safetensors", precision="fp32")
+    assert set(open_adapter(path).effects) == set(components(outcome.state))
 
 
 def test_a_budget_for_what_is_not_known_too(tmp_path):

@@ -148,6 +148,11 @@ def test_what_the_model_lacks_stays_whole_and_is_named():
     assert row.name == "lora_unet_toy_other" and row.after == row.before
 
 
+def test_less_than_one_pass_is_refused():
+    with pytest.raises(LoRA2Error, match="passes is 0"):
+        measure(opened(trained()), passes=0)
+
+
 def test_another_model_is_refused():
     result = trained()
     foreign = {name.replace("toy.", "else."): own for name, own in result.factors.items()}
