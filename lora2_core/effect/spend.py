@@ -35,19 +35,27 @@ def ranks_for_share(effects: Sequence[Tensor], costs: Sequence[float], share: fl
     return ranks
 
 
-def ranks_for_budget(effects: Sequence[Tensor], costs: Sequence[float], budget: float) -> list[int]:
+def ranks_for_budget(
+    effects: Sequence[Tensor],
+    costs: Sequence[float],
+    budget: float,
+    firsts: Sequence[float] | None = None,
+) -> list[int]:
     """The ranks whose costs add up to at most `budget`: directions come in order of effect a cost,
     each that still fits. A component may stay at rank 0; nothing comes that has no effect.
+
+    firsts: what the first direction of each costs beside `costs`; nothing if not given.
     """
     ranks, spent, closed = [0] * len(costs), 0.0, set()
     for value, index in _in_order(effects, costs):
         if value <= 0 or index in closed:
             continue
-        if spent + costs[index] > budget:
+        cost = costs[index] + (firsts[index] if firsts and ranks[index] == 0 else 0)
+        if spent + cost > budget:
             closed.add(index)  # directions come in the order of their component
             continue
         ranks[index] += 1
-        spent += costs[index]
+        spent += cost
     return ranks
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 EFFECT_NOTE = "lora2_effect"
+NOTED_BYTES = 3  # of a row in the note, at the most
 _VERSION = 1
 _STEP = 1024  # codes to a halving
 _NOTHING = 0xFFFF

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import BYTES, MAX_RANK, TrainConfig
+from ..files.effect_note import NOTED_BYTES
 from ..layers.adapter import Adapter
 from ..layers.importance import (
     importances,
@@ -46,8 +47,9 @@ class AdaptiveRank(Method):
         super().__init__(config, adapters, ranks, overhead)
         device = adapters[0].device
         q, r_max = config.quantile, config.r_max
+        noted = 0 if config.effect_share == 1 else NOTED_BYTES
         costs = [
-            BYTES[config.budget_precision] * (adapter.in_features + adapter.out_features)
+            BYTES[config.budget_precision] * (adapter.in_features + adapter.out_features) + noted
             for adapter in adapters
         ]
         limit = 0.0

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..effect.measure import Directions
 from ..errors import LoRA2Error
 from ..files.adapter_file import LoraState
+from ..files.effect_note import NOTED_BYTES
 from ..files.layout import survives_fp16
 from ..files.size import overhead
 from ..files.stored import Stored
@@ -101,9 +102,8 @@ def assemble(
         for found in in_order(lambda part: part.energies(cut.how), cuttable):
             energies.append(found)
             tick()
-        fixed = _fixed(parts, cuttable, described, carried, saved_as)
-        costs = [saved_as.itemsize * _width(part.stored) for part in cuttable]
-        found = cut.ranks_of(energies, costs, fixed)
+        stays = [part for part in parts if part.untouched(cut.how)]
+        found = cut.ranks_of(energies, *_bytes(cuttable, stays, cut, described, carried, saved_as))
         ranks = {part.name: rank for part, rank in zip(cuttable, found, strict=True)}
 
     def work(part: Part) -> _Kept:
@@ -126,31 +126,35 @@ def assemble(
         }
         whole = effects if len(effects) == len(parts) else {}
         state.metadata = with_effects(state.metadata, whole, gone)
-    return Outcome(
-        state, rows, described.left_out, str(carried), "effect" if cut.how == "effect" else "energy"
-    )
+    measure = "effect" if cut.how == "effect" else "energy"
+    return Outcome(state, rows, described.left_out, str(carried), measure)
 
 
-def _fixed(
-    parts: Sequence[Part],
+def _bytes(
     cuttable: Sequence[Part],
+    stays: Sequence[Part],
+    cut: Cut,
     described: Described,
     carried: Carried,
     saved_as: torch.dtype,
-) -> int:
-    """Bytes of the new file beside the rows that are cut."""
-    highest = {part.name: (part.stored.shape, part.rank) for part in parts}
-    known = described.metadata
-    if any(part.effect is not None for part in cuttable):
-        blank = {part.key: (1.0,) * part.rank for part in parts}
-        known = with_effects(known, blank, {part.key: part.stored.shape for part in parts})
-    cut = {part.name for part in cuttable}
-    whole = sum(
-        part.rank * _width(part.stored) * saved_as.itemsize
-        for part in parts
-        if part.name not in cut
-    )
-    return whole + overhead(highest, known, carried.sizes(saved_as))
+) -> tuple[list[int], int, list[int] | None]:
+    """(bytes of a direction of each part that is cut, of the file without any, of each part's names
+    where it may be missing), for Cut.ranks_of."""
+    size = saved_as.itemsize
+    costs = [size * _width(part.stored) for part in cuttable]
+    known, certain, firsts = described.metadata, [*cuttable, *stays], None
+    if cut.how == "effect":
+        costs = [cost + NOTED_BYTES for cost in costs]
+        known = with_effects(known, {}, {part.key: part.stored.shape for part in cuttable})
+        certain = stays
+        empty = overhead({}, {})
+        firsts = [overhead(_highest([part]), {}) - empty + len(part.key) + 20 for part in cuttable]
+    whole = sum(size * part.rank * _width(part.stored) for part in stays)
+    return costs, whole + overhead(_highest(certain), known, carried.sizes(saved_as)), firsts
+
+
+def _highest(parts: Sequence[Part]) -> dict[str, tuple[tuple[int, ...], int]]:
+    return {part.name: (part.stored.shape, part.rank) for part in parts}
 
 
 class _Kept(NamedTuple):

@@ -78,16 +78,21 @@ class Cut:
         return len(energies)
 
     def ranks_of(
-        self, energies: Sequence[Tensor], costs: Sequence[int], overhead: int
+        self,
+        energies: Sequence[Tensor],
+        costs: Sequence[int],
+        overhead: int,
+        firsts: Sequence[int] | None = None,
     ) -> list[int]:
-        """Of all components. costs: bytes a unit of rank; overhead: bytes of an empty file."""
+        """Of all components. costs: bytes a unit of rank; overhead: bytes of an empty file; firsts:
+        of a component's names, where components may be missing."""
         if self.effect is not None:
             return ranks_for_share(energies, costs, self.effect)
         if self.megabytes is None:
             return [self.rank_of(found) for found in energies]
         budget = self.megabytes * 1e6 - overhead
         if self.how == "effect":
-            return self._by_effect(energies, costs, budget)
+            return self._by_effect(energies, costs, budget, firsts)
         if sum(costs) > budget:
             least = math.ceil((sum(costs) + overhead) / 1e3) / 1e3
             raise LoRA2Error(
@@ -99,14 +104,19 @@ class Cut:
         return budget_ranks([found.sqrt() for found in energies], costs, budget)
 
     def _by_effect(
-        self, effects: Sequence[Tensor], costs: Sequence[int], budget: float
+        self,
+        effects: Sequence[Tensor],
+        costs: Sequence[int],
+        budget: float,
+        firsts: Sequence[int] | None,
     ) -> list[int]:
-        ranks = ranks_for_budget(effects, costs, budget)
+        ranks = ranks_for_budget(effects, costs, budget, firsts)
         if not any(ranks):
-            missing = min(costs) - budget
+            least = min(map(sum, zip(costs, firsts or [0] * len(costs), strict=True)))
+            needed = math.ceil((self.megabytes * 1e6 + least - budget) / 1e3) / 1e3
             raise LoRA2Error(
                 f"{self.megabytes:g} MB does not hold a single direction; give at least "
-                f"{math.ceil((self.megabytes * 1e6 + missing) / 1e3) / 1e3:.3f}"
+                f"{needed:.3f}"
             )
         return ranks
 

@@ -49,8 +49,9 @@ def _overhead(components: Components, config: TrainConfig) -> int:
     """Bytes of the file beside its rows, with room for a few words about it."""
     ranks = {name: (0.123456789, MAX_RANK) for name, _ in components}
     # a date of its own: the same settings must count the same bytes whenever the run goes on
+    noted = {} if config.effect_share == 1 else dict.fromkeys(ranks, (1.0,))
     known = training_metadata(
-        method=config.method, settings=asdict(config), ranks=ranks, finished_at=0.0
+        method=config.method, settings=asdict(config), ranks=ranks, finished_at=0.0, effects=noted
     )
     highest = {kohya_name(name): (shape, MAX_RANK) for name, shape in components}
     return overhead(highest, known) + WORDS

@@ -62,3 +62,10 @@ def test_what_does_not_fit_makes_room_for_what_does():
     effects = tensors([9.0, 8.0], [1.0])
     assert ranks_for_budget(effects, [4.0, 1.0], 6.0) == [1, 1]
     assert ranks_for_budget(effects, [4.0, 1.0], 0.5) == [0, 0]
+
+
+def test_what_the_first_direction_costs_beside_is_counted():
+    effects = tensors([9.0, 8.0], [7.0, 6.0])
+    assert ranks_for_budget(effects, [1.0, 1.0], 4.0, [0.0, 0.0]) == [2, 2]
+    assert ranks_for_budget(effects, [1.0, 1.0], 4.0, [1.0, 1.0]) == [2, 0]
+    assert ranks_for_budget(effects, [1.0, 1.0], 4.0, [4.0, 1.0]) == [0, 2]

@@ -82,7 +82,7 @@ def test_all_of_it_in_order_is_the_same_update():
         assert torch.allclose(noted, adapter.effects[name].effects, rtol=1e-3)
 
 
-@pytest.mark.parametrize("megabytes", [0.005, 0.006, 0.02])
+@pytest.mark.parametrize("megabytes", [0.003, 0.004, 0.006, 0.02])
 @pytest.mark.parametrize("precision", ["fp16", "fp32"])
 def test_a_budget_is_held_by_the_file(tmp_path, megabytes, precision):
     adapter, _ = known()
