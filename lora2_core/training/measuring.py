@@ -24,7 +24,7 @@ from ..rank_tools.adapters import Adapter
 from .forward import DTYPES, forward, watched
 from .gradients import differentiated
 
-PASSES = 60  # from there on the effects hardly change, on ten subjects of the demo model
+PASSES = 60  # of a picture each; not tuned
 _FOREVER = 1e12  # steps of memory: every pass counts alike
 _NAMED = 3
 
