@@ -14,7 +14,7 @@ from lora2_core.files.adapter_file import components
 from lora2_core.files.effect_note import read_effect_note
 
 PASSES = 3
-LIMITS = {"keep": "effect", "rank": 2, "energy": 0.95, "megabytes": 0.1, "effect": 0.9}
+LIMITS = {"keep": "effect", "rank": 2, "energy": 0.95, "megabytes": 0.15, "effect": 0.9}
 _fresh = itertools.count()  # see graphs.sample
 
 
