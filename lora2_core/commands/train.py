@@ -109,10 +109,12 @@ def _kept(training: Training, learned: Lesson, folder: RunFolder) -> Iterator[No
 def _write(result: TrainResult, facts: Mapping, options: argparse.Namespace) -> None:
     state = pack_result(result, **facts)
     path = writing.write(state, options.out, precision=options.precision)
-    ranks = sorted(rank for _, rank in result.ranks.values())
+    ranks = sorted(rank for _, rank in result.ranks.values() if rank)
+    gone = len(result.ranks) - len(ranks)
     print(
         f"saved {path} ({path.stat().st_size / 1e6:.2f} MB, {len(ranks)} components of rank "
-        f"{ranks[0]} to {ranks[-1]}, mean {sum(ranks) / len(ranks):.1f})"
+        f"{ranks[0]} to {ranks[-1]}, mean {sum(ranks) / len(ranks):.1f}"
+        f"{f'; {gone} layers are left out' if gone else ''})"
     )
 
 

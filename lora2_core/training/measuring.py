@@ -14,6 +14,7 @@ from ..diffusion.timesteps import level_weights
 from ..effect.measure import Moments, directions
 from ..effect.moments import MomentAverage
 from ..errors import LoRA2Error
+from ..files.beside import MAGNITUDE
 from ..files.families import UNETS
 from ..files.module_names import architecture, kohya_name
 from ..layers.adapter import Adapter as Rows
@@ -37,7 +38,8 @@ def measured(
     passes: int = PASSES,
     on_pass: Callable[[int, int], None] | None = None,
 ) -> Adapter:
-    """The adapter with the effects of all its components that the model has.
+    """The adapter with the effects of all its components that the model has, but for those of a
+    DoRA.
 
     One forward and backward pass a batch, at random noise levels, with the whole adapter at
     strength 1; the model is left as it was. config: dtype, seed, gradient_checkpointing and the
@@ -83,8 +85,9 @@ def unmeasured(adapter: Adapter) -> str:
         return ""
     more = ", …" if len(missing) > _NAMED else ""
     return (
-        f"note: the model has no layer for {len(missing)} of {len(adapter.components)} components "
-        f"({', '.join(missing[:_NAMED])}{more}); they stay whole\n"
+        f"note: {len(missing)} of {len(adapter.components)} components "
+        f"({', '.join(missing[:_NAMED])}{more}) stay whole: the model has no such layer, or their "
+        "effect cannot be measured (DoRA)\n"
     )
 
 
@@ -112,9 +115,13 @@ def _pass(
 def _placed(denoiser: Denoiser, adapter: Adapter) -> dict[str, Rows]:
     """Component → its factors as rows on the layer that it changes, for all that the model has."""
     layers = _layers(denoiser)
+    # of a DoRA the magnitude comes after the sum, so that its product does something else
+    dora = {
+        adapter.layers[extra.key] for extra in adapter.extras.values() if extra.kind is MAGNITUDE
+    }
     found = {}
     for component, stored in adapter.components.items():
-        if component not in layers:
+        if component not in layers or component in dora:
             continue
         name, layer = layers[component]
         if layer.weight.shape[0] != stored.shape[0] or (
@@ -130,6 +137,10 @@ def _placed(denoiser: Denoiser, adapter: Adapter) -> dict[str, Rows]:
         rows.set_rank(down.shape[0], down, up.t())
         found[component] = rows
     if not found:
+        if dora:
+            raise LoRA2Error(
+                f"{adapter.name} is a DoRA, of which the effect cannot be measured; cut it by svd"
+            )
         raise LoRA2Error(
             f"the model has no layer of {adapter.name} ({next(iter(adapter.components))}, …); "
             "connect the one that it was made for"
@@ -142,7 +153,7 @@ def _layers(denoiser: Denoiser) -> dict[str, tuple[str, nn.Linear | nn.Conv2d]]:
     return {
         kohya_name(denoiser.module_name(name)): (name, layer)
         for name, layer in denoiser.network.named_modules()
-        if isinstance(layer, nn.Linear | nn.Conv2d)
+        if isinstance(layer, nn.Linear | nn.Conv2d) and getattr(layer, "groups", 1) == 1
     }
 
 

@@ -162,6 +162,22 @@ def test_another_model_is_refused():
         measure(opened(result), toy.ToyDenoiser(width=24))
 
 
+def test_a_dora_stays_whole():
+    state = pack_result(trained())
+    names = [key.removesuffix(".alpha") for key in state if key.endswith(".alpha")]
+    for number in (1, len(names)):
+        for name in names[:number]:
+            state[f"{name}.dora_scale"] = torch.ones(len(state[f"{name}.lora_up.weight"]), 1)
+        adapter = open_adapter(state, "mine")
+        if number == 1:
+            found = measure(adapter)
+            assert set(adapter.components) - set(found.effects) == {names[0]}
+            assert "DoRA" in unmeasured(found)
+        else:
+            with pytest.raises(LoRA2Error, match="mine is a DoRA"):
+                measure(adapter)
+
+
 def test_a_loss_that_is_not_finite_is_named():
     class Broken(toy.ToyDenoiser):
         passes = count()
