@@ -138,7 +138,7 @@ def test_text_encoders_stay_whole_and_are_named(adapter, asked, tmp_path, capsys
     save_file(load_file(adapter) | more, given)
     assert main(["compress", str(given), str(out), "--effect", "0.5", *asked]) == 0
     said = capsys.readouterr().out
-    assert f"no layer for 1 of {len(ranks(given))} components ({name}); they stay whole" in said
+    assert f"1 of {len(ranks(given))} components ({name}) stay whole" in said
     assert 50 <= share_of(said) < 99  # of what is known
     assert ranks(out)[name] == 4
     assert sum(ranks(out).values()) < sum(ranks(given).values())
