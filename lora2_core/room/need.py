@@ -10,7 +10,6 @@ from ..diffusion.data import Batch, Example
 from ..diffusion.denoiser import Denoiser
 from ..layers.adapter import capacity_for
 from ..layers.inject import ordered_adapters
-from ..methods import METHODS
 from ..training.effects import gathers_effects
 from .offload import gain, waits
 from .trace import step_peak
@@ -118,7 +117,7 @@ def _held(ranks: Sequence[int], widths: Sequence[int], config: TrainConfig) -> i
 
 def _effects(ranks: Sequence[int], config: TrainConfig) -> int:
     """Bytes of effect.moments: two matrices, rank × rank, a component."""
-    if not gathers_effects(config, METHODS[config.method]):
+    if not gathers_effects(config):
         return 0
     return sum(2 * _FP32 * rank * rank for rank in ranks)
 

@@ -8,6 +8,7 @@ from torch.linalg import LinAlgError
 from ..config import TrainConfig
 from ..effect.finish import ordered
 from ..effect.moments import MomentAverage
+from ..methods import METHODS
 from ..methods.method import Method
 from .result import TrainResult
 
@@ -17,14 +18,14 @@ _LEAST = 16  # counted steps; a mean of fewer is mostly noise
 _log = logging.getLogger(__name__)
 
 
-def gathers_effects(config: TrainConfig, method: Method | type[Method]) -> bool:
+def gathers_effects(config: TrainConfig) -> bool:
     """Whether a run does: not where its file is to stay as it was trained."""
-    return config.effect_share < 1 and method.gathers_effect
+    return config.effect_share < 1 and METHODS[config.method].gathers_effect
 
 
 def moment_average(config: TrainConfig, method: Method) -> MomentAverage | None:
     """Of a run; None where it gathers none."""
-    if not gathers_effects(config, method):
+    if not gathers_effects(config):
         return None
     memory = max(_LEAST, _MEMORY * config.steps / _EVERY)
     return MomentAverage(method.adapters, _EVERY, memory)
