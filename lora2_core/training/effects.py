@@ -35,14 +35,14 @@ def by_effect(found: TrainResult, average: MomentAverage, method: Method) -> Tra
     """The same adapter with the directions of most effect first, and without those that
     config.effect_share leaves out.
 
-    Every row stays in a run that ended early, which may go on, in one so short that its effects
-    are mostly noise, and of a method that does not cut. Nothing is changed where the effects are
-    not finite, or not known yet.
+    Every row stays in a run that ended early, which may go on, and of a method that does not cut.
+    Nothing is changed in a run so short that its effects are mostly noise, or where they are not
+    finite.
     """
-    if average.steps == 0:
+    if average.steps < _LEAST:
         return found
     config = found.config
-    cut = method.cuts_by_effect and found.steps >= config.steps and average.steps >= _LEAST
+    cut = method.cuts_by_effect and found.steps >= config.steps
     try:
         new = ordered(found.factors, average.moments(), config.effect_share, cut=cut)
     except LinAlgError:

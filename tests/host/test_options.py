@@ -39,10 +39,18 @@ def test_as_it_comes_it_changes_nothing_and_each_choice_changes_something(host):
         {"noise_offset": 0.5},
         {"ema_decay": 0.9},
         {"repeats": 2},
-        {"effect_share": 0.5},
         {"timestep_bias": "range", "timestep_bias_begin": 900, "timestep_bias_multiplier": 1000.0},
     ):
         assert not graphs.same(plain, adapter(host, *begun(host, choice))), choice
+
+
+def test_a_smaller_share_of_the_effect_is_a_smaller_adapter(host):
+    """Of runs that are long enough to know."""
+    sizes = [
+        sum(t.numel() for t in adapter(host, *begun(host, {"effect_share": s}, steps=32)).values())
+        for s in (1.0, 0.99, 0.5)
+    ]
+    assert sizes[0] > sizes[1] > sizes[2]
 
 
 def test_a_caption_that_is_always_dropped_is_the_empty_one(host):

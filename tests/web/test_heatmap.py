@@ -369,7 +369,8 @@ def test_rank_0_is_shown_and_not_asked_for(page, web_host, by_effect):
 
     # sizes of all others, each beside its name
     viewer(page).get_by_label("What the colours show").select_option("share")
-    await_totals(page, by_effect)
+    # again, after the values of all layers are there
+    expect(viewer(page).locator(".details .text")).to_have_text(re.compile("left out of the file"))
     _, data = downloaded(page, "CSV")
     there = components(read(path_of(web_host, by_effect)))
     for row in csv.DictReader(io.StringIO(data.decode("utf-8-sig"))):
