@@ -139,7 +139,10 @@ def _config(options: argparse.Namespace) -> TrainConfig:
     common = {"dtype": options.dtype, "r_max": 512}
     if options.variant in ("lora", "lora512"):
         rank = 512 if options.variant == "lora512" else options.rank
-        return TrainConfig(method="lora", steps=WARM_UP + TIMED, r_init=rank, **common)
+        # plain: it gathers no effects
+        return TrainConfig(
+            method="lora", steps=WARM_UP + TIMED, r_init=rank, effect_share=1.0, **common
+        )
     # Ranks move for the first part of the run and are frozen while time is taken.
     steps = 40
     return TrainConfig(
