@@ -11,7 +11,7 @@ from lora2_core.files.adapter_file import read
 from lora2_core.files.metadata import read_rank_note
 from lora2_core.ranks import rank_report
 
-STEPS = 12
+STEPS = 32  # long enough for its effects to be known
 
 
 def followed(host, graph, client, workflow):
