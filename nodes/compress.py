@@ -3,9 +3,9 @@
 from comfy_api.latest import io
 
 from ..lora2_core.rank_tools import compress
-from ..lora2_core.rank_tools.adapters import assumptions, counted_as
+from ..lora2_core.rank_tools.adapters import assumptions, counted_as, unmeasured
 from ..lora2_core.ranks import rank_report
-from ..lora2_core.training.measuring import PASSES, unmeasured
+from ..lora2_core.training.measuring import PASSES
 from .host import progress
 from .lists import each, gathered
 from .measured import LISTS, gauge, measure_inputs

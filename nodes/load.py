@@ -15,11 +15,11 @@ from ..lora2_core.files.hosted import hosted, hosted_beside
 from ..lora2_core.files.peft_folder import stamp
 from ..lora2_core.files.stored import Contents, contents, seen, seen_in_header
 from ..lora2_core.rank_tools import Adapter, Cut, Ingredient, merge, open_adapter
-from ..lora2_core.rank_tools.adapters import counted_as, factorised, size_of_factors
+from ..lora2_core.rank_tools.adapters import counted_as, factorised, size_of_factors, unmeasured
 from ..lora2_core.rank_tools.blocks import parse_blocks
 from ..lora2_core.rank_tools.merge import NothingLeft
 from ..lora2_core.ranks import rank_report
-from ..lora2_core.training.measuring import PASSES, unmeasured
+from ..lora2_core.training.measuring import PASSES
 from .host import folders, loader, progress
 from .host.model import describe
 from .lists import each, gathered

@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from comfy_api.latest import io
 
@@ -80,7 +80,8 @@ class Gauge:
         order = batches(found, batch_size=1, accumulation=1, seed=config.seed)
         with trainable(self.model, config.dtype) as denoiser:
             counter = progress.Counter(node_id)
-            return measured(denoiser, adapter, order, config, self.passes, counter)
+            found = measured(denoiser, adapter, order, config, self.passes, counter)
+        return replace(adapter, effects=found)
 
 
 def gauge(

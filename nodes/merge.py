@@ -5,9 +5,9 @@ from dataclasses import replace
 from comfy_api.latest import io
 
 from ..lora2_core.rank_tools import Cut, cut_merged, merge, open_adapter
-from ..lora2_core.rank_tools.adapters import assumptions, counted_as, together
+from ..lora2_core.rank_tools.adapters import assumptions, counted_as, together, unmeasured
 from ..lora2_core.ranks import rank_report
-from ..lora2_core.training.measuring import PASSES, unmeasured
+from ..lora2_core.training.measuring import PASSES
 from .host import progress
 from .lists import each, gathered
 from .measured import LISTS, gauge, measure_inputs

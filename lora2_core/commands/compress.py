@@ -7,8 +7,7 @@ from ..errors import LoRA2Error
 from ..files import writing
 from ..files.module_names import base_name
 from ..rank_tools import compress, open_adapter
-from ..rank_tools.adapters import assumptions, counted_as
-from ..training.measuring import unmeasured
+from ..rank_tools.adapters import assumptions, counted_as, unmeasured
 from . import gauge
 from .progress import Counter
 from .rank_options import (

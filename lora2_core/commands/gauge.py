@@ -1,7 +1,7 @@
 """A model and pictures on which a command measures what an adapter's directions do to the loss."""
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..config import TrainConfig
 from ..diffusion.data import Example, batches
@@ -31,7 +31,8 @@ class Gauge:
         """With its effects; raises what training.measuring.measured raises."""
         order = batches(self.examples, batch_size=1, accumulation=1, seed=self.config.seed)
         with Counter("measuring") as counter:
-            return measured(self.denoiser, adapter, order, self.config, self.passes, counter)
+            found = measured(self.denoiser, adapter, order, self.config, self.passes, counter)
+        return replace(adapter, effects=found)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

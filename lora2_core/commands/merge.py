@@ -12,9 +12,8 @@ from ..errors import LoRA2Error
 from ..files import writing
 from ..files.module_names import base_name
 from ..rank_tools import Cut, Ingredient, cut_merged, merge, open_adapter
-from ..rank_tools.adapters import assumptions, counted_as, together
+from ..rank_tools.adapters import assumptions, counted_as, together, unmeasured
 from ..rank_tools.blocks import BlockStrengths, parse_blocks
-from ..training.measuring import unmeasured
 from . import gauge
 from .progress import Counter
 from .rank_options import (

@@ -4,14 +4,6 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ..errors import LoRA2Error
-
-
-def check_share(share: float) -> None:
-    """Raises LoRA2Error, naming the value, for what is no share of an effect."""
-    if not 0 < share <= 1:  # also true for NaN
-        raise LoRA2Error(f"the share of the effect is {share}; give one above 0 and at most 1")
-
 
 def ranks_for_share(effects: Sequence[Tensor], costs: Sequence[float], share: float) -> list[int]:
     """The ranks that keep that share of all effect: directions leave in order of effect a cost,
@@ -19,9 +11,8 @@ def ranks_for_share(effects: Sequence[Tensor], costs: Sequence[float], share: fl
 
     effects: of each component's directions, [k], falling. costs: of one direction of each. A
     component may come to rank 0. Without any effect nothing leaves. With share 1 what has none
-    does.
+    does. share: above 0, at most 1.
     """
-    check_share(share)
     ranks = [len(found) for found in effects]
     whole = float(sum(found.sum() for found in effects))
     if not whole > 0:

@@ -2,11 +2,13 @@
 
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..errors import LoRA2Error
+from ..signs import readable
 from .header import Header, read_header, shown
 
 _DTYPES = {
@@ -15,6 +17,12 @@ _DTYPES = {
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
     "BOOL": torch.bool,
 }  # fmt: skip
+
+
+def name_of(path: str | os.PathLike, name: str = "") -> str:
+    """What a file is called in messages and metadata: `name`, or else its own, as text that every
+    encoding takes."""
+    return readable(name or Path(path).name)
 
 
 class LazyState(Mapping[str, Tensor]):

@@ -64,8 +64,9 @@ class ACLoRA(Method):
         adapters: list[Adapter],
         ranks: Sequence[int] | None = None,
         overhead: int = 0,
+        row_overhead: int = 0,
     ):
-        super().__init__(config, adapters, ranks, overhead)
+        super().__init__(config, adapters, ranks, overhead, row_overhead)
         self._losses: list[float] = []
         self._signal = list(self.starts)
         self._period = max(1, round(config.ac_period * config.steps))

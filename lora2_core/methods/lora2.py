@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from ..config import BYTES, MAX_RANK, TrainConfig
-from ..files.effect_note import NOTED_BYTES
 from ..layers.adapter import Adapter
 from ..layers.importance import (
     importances,
@@ -43,13 +42,14 @@ class AdaptiveRank(Method):
         adapters: list[Adapter],
         ranks: Sequence[int] | None = None,
         overhead: int = 0,
+        row_overhead: int = 0,
     ):
-        super().__init__(config, adapters, ranks, overhead)
+        super().__init__(config, adapters, ranks, overhead, row_overhead)
         device = adapters[0].device
         q, r_max = config.quantile, config.r_max
-        noted = 0 if config.effect_share == 1 else NOTED_BYTES
         costs = [
-            BYTES[config.budget_precision] * (adapter.in_features + adapter.out_features) + noted
+            BYTES[config.budget_precision] * (adapter.in_features + adapter.out_features)
+            + row_overhead
             for adapter in adapters
         ]
         limit = 0.0

@@ -16,10 +16,10 @@ class Method:
     """Fixed ranks, no term in the loss: what a method does not override stays plain LoRA's.
 
     ranks: what each adapter is to start from, in their order; None: r_init for all. overhead: bytes
-    of the finished file beside its rows. rho: the learned ρ of all adapters [L], or None.
-    uses_entropy: whether the loss has the cross-attention term. gathers_effect: whether the rows
-    that it trains are those of its file, so that their effect can be gathered while they are;
-    cuts_by_effect: whether the finished file is cut by it.
+    of the finished file beside its rows; row_overhead: of a row beside its numbers. rho: the
+    learned ρ of all adapters [L], or None. uses_entropy: whether the loss has the cross-attention
+    term. gathers_effect: whether the rows that it trains are those of its file, so that their
+    effect can be gathered while they are; cuts_by_effect: whether the finished file is cut by it.
     """
 
     uses_entropy = False
@@ -32,6 +32,7 @@ class Method:
         adapters: list[Adapter],
         ranks: Sequence[int] | None = None,
         overhead: int = 0,
+        row_overhead: int = 0,
     ):
         self.config = config
         self.adapters = adapters

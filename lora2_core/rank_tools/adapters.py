@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from math import prod
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -18,15 +17,15 @@ from ..files.beside import Extra, hosted_tensor
 from ..files.effect_note import read_effect_note
 from ..files.header import shown
 from ..files.layer_shapes import layer_shape
-from ..files.lazy import LazyState
+from ..files.lazy import LazyState, name_of
 from ..files.module_names import Named, named
 from ..files.stored import Stored, seen, workable
-from ..signs import readable
 from .outcome import KOHYA
 from .scaling import scaled
 from .split import Split, split, split_by_effect
 
 _MOST = 2**31  # numbers of factors
+_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -109,8 +108,7 @@ def open_adapter(
     adapter_file.components refuses.
     """
     if not isinstance(source, Mapping):
-        path = Path(source)
-        return _adapter(readable(name or path.name), LazyState(path), base)
+        return _adapter(name_of(source, name), LazyState(source), base)
     return _adapter(name or "the adapter on the wire", source, base)
 
 
@@ -145,6 +143,19 @@ def assumptions(adapters: Iterable[Adapter]) -> str:
     """What was taken for granted of them, a line each, "" if nothing was; of several that go
     together, give `together`'s."""
     return "".join(f"{assumed_of(one.name)}\n" for one in adapters if one.assumed)
+
+
+def unmeasured(adapter: Adapter) -> str:
+    """A line on the components of which the effect is not known; "" if all are."""
+    missing = [name for name in adapter.components if name not in adapter.effects]
+    if not missing or not adapter.effects:
+        return ""
+    more = ", …" if len(missing) > _NAMED else ""
+    return (
+        f"note: {len(missing)} of {len(adapter.components)} components "
+        f"({', '.join(missing[:_NAMED])}{more}) stay whole: the model has no such layer, or their "
+        "effect cannot be measured (DoRA)\n"
+    )
 
 
 def assumed_of(name: str) -> str:

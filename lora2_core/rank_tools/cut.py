@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..effect.spend import check_share, ranks_for_budget, ranks_for_share
+from ..effect.spend import ranks_for_budget, ranks_for_share
 from ..errors import LoRA2Error
 from ..layers.low_rank import budget_ranks, even_ranks
 
@@ -47,7 +47,10 @@ class Cut:
         if self.how not in HOW:
             raise LoRA2Error(f"how is {self.how!r}; choose one of {', '.join(HOW)}")
         if self.effect is not None:
-            check_share(self.effect)
+            if not 0 < self.effect <= 1:
+                raise LoRA2Error(
+                    f"the share of the effect is {self.effect}; give one above 0 and at most 1"
+                )
             object.__setattr__(self, "how", "effect")
         elif self.how == "effect" and self.energy is not None:
             raise LoRA2Error(

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from ..errors import LoRA2Error
-from ..files.module_names import kohya_name, named
+from ..files.module_names import named
 from . import rank_report
 
 _PLACED = ("section", "block", "row", "column")
@@ -116,30 +116,6 @@ def averaged(reports: Sequence[Mapping], base: str | None = None) -> dict:
             | {"bytes": 2 * rank * (out + math.prod(into))}
         )
     return rank_report.of_rows(listed, method=None)
-
-
-def starts(
-    ranks: Mapping[str, int],
-    components: Sequence[tuple[str, tuple[int, ...]]],
-    otherwise: int,
-) -> list[int]:
-    """The rank that each component of a run starts from, in the run's order.
-
-    ranks: names as in the file. components: (module name, weight shape). otherwise: for those that
-    the map does not name. A rank above a layer's size is cut to it. Raises LoRA2Error if none is
-    named: then the map is of another network.
-    """
-    names = [kohya_name(module) for module, _ in components]
-    if not any(name in ranks for name in names):
-        raise LoRA2Error(
-            f"the rank map is of another network: none of its {len(ranks)} components "
-            f"({next(iter(ranks), 'none')}, …) is adapted here ({names[0]}, …); take one of a run "
-            "on this kind of model"
-        )
-    return [
-        min(max(1, ranks.get(name, otherwise)), shape[0], math.prod(shape[1:]))
-        for name, (_, shape) in zip(names, components, strict=True)
-    ]
 
 
 def _flat(shape: Sequence[int]) -> tuple[int, int]:

@@ -49,7 +49,7 @@ def forward(
 ) -> tuple[Tensor, Tensor | None]:
     """(prediction loss, mean entropy or None) of one batch at random noise levels.
 
-    weights: of the levels (timesteps.level_weights); None for even ones.
+    weights: of the levels (level_weights); None for even ones.
     """
     latents = batch.latents.to(denoiser.device)
     noise = draw_noise(batch.latents.shape, config.noise_offset, generator).to(latents)

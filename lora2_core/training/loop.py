@@ -11,7 +11,6 @@ from torch import Tensor
 from ..config import TrainConfig
 from ..diffusion.data import Batch
 from ..diffusion.denoiser import Denoiser
-from ..diffusion.timesteps import level_weights
 from ..layers.half import half_factors
 from ..layers.inject import attached
 from ..optimizers import make_optimizer
@@ -20,6 +19,7 @@ from .average import AdapterAverage
 from .effects import by_effect, moment_average
 from .forward import DTYPES, entropy_probe, forward, watched
 from .gradients import GradientGuard, differentiated
+from .level_weights import level_weights
 from .parts import Parts
 from .plan import planned
 from .result import StepInfo, TrainingDiverged, TrainResult
@@ -33,7 +33,7 @@ class Training:
     denoiser is left as it was. batches: the batches of each optimiser step (data.batches), from
     the first step on. The same seed gives the same result, bit for bit, on a CPU, however often
     the run was stopped and taken up. ranks: component → the rank that it starts from
-    (rank_map.starts); None: r_init for all. Raises LoRA2Error for settings that do not fit.
+    (plan.map_starts); None: r_init for all. Raises LoRA2Error for settings that do not fit.
 
     starts: rank that each component starts from, in the file's order.
     """

@@ -1,8 +1,8 @@
 """What the directions of a finished adapter do to the loss of a model, on pictures [ours]."""
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -10,36 +10,49 @@ from torch import Tensor, nn
 from ..config import TrainConfig
 from ..diffusion.data import Batch
 from ..diffusion.denoiser import Denoiser
-from ..diffusion.timesteps import level_weights
-from ..effect.measure import Moments, directions
+from ..effect.measure import Directions, Moments, directions
 from ..effect.moments import MomentAverage
 from ..errors import LoRA2Error
-from ..files.beside import MAGNITUDE
+from ..files.beside import MAGNITUDE, Extra
 from ..files.families import UNETS
 from ..files.module_names import architecture, kohya_name
+from ..files.stored import Stored
 from ..layers.adapter import Adapter as Rows
 from ..layers.half import half_factors
 from ..layers.inject import attached
 from ..layers.parallel import in_order
-from ..rank_tools.adapters import Adapter
 from .forward import DTYPES, forward, watched
 from .gradients import differentiated
+from .level_weights import level_weights
 
 PASSES = 60  # of a picture each; not tuned
 _FOREVER = 1e12  # steps of memory: every pass counts alike
-_NAMED = 3
+
+
+class Measurable(Protocol):
+    """A finished adapter, as rank_tools.Adapter is.
+
+    components: name → its shape and more. extras, layers: what is beside them, and the layer of
+    each. factors: (up [m, r], down [r, n]) of a component in fp32, the scale in up.
+    """
+
+    name: str
+    components: Mapping[str, Stored]
+    extras: Mapping[str, Extra]
+    layers: Mapping[str, str]
+
+    def factors(self, component: str) -> tuple[Tensor, Tensor]: ...
 
 
 def measured(
     denoiser: Denoiser,
-    adapter: Adapter,
+    adapter: Measurable,
     batches: Iterator[list[Batch]],
     config: TrainConfig,
     passes: int = PASSES,
     on_pass: Callable[[int, int], None] | None = None,
-) -> Adapter:
-    """The adapter with the effects of all its components that the model has, but for those of a
-    DoRA.
+) -> dict[str, Directions]:
+    """The effects of all components that the model has, but for those of a DoRA.
 
     One forward and backward pass a batch, at random noise levels, with the whole adapter at
     strength 1; the model is left as it was. config: dtype, seed, gradient_checkpointing and the
@@ -61,8 +74,7 @@ def measured(
             if on_pass is not None:
                 on_pass(done + 1, passes)
     moments = [Moments(*(part.cpu() for part in one)) for one in average.moments()]
-    found = dict(zip(rows, in_order(directions, moments), strict=True))
-    return replace(adapter, effects=found)
+    return dict(zip(rows, in_order(directions, moments), strict=True))
 
 
 def check_passes(passes: int) -> None:
@@ -76,19 +88,6 @@ def base_of(denoiser: Denoiser) -> str | None:
     shapes = {name: tuple(layer.weight.shape) for name, (_, layer) in _layers(denoiser).items()}
     found = architecture(shapes)
     return found if found in UNETS else None
-
-
-def unmeasured(adapter: Adapter) -> str:
-    """A line on the components of which the effect is not known; "" if all are."""
-    missing = [name for name in adapter.components if name not in adapter.effects]
-    if not missing or not adapter.effects:
-        return ""
-    more = ", …" if len(missing) > _NAMED else ""
-    return (
-        f"note: {len(missing)} of {len(adapter.components)} components "
-        f"({', '.join(missing[:_NAMED])}{more}) stay whole: the model has no such layer, or their "
-        "effect cannot be measured (DoRA)\n"
-    )
 
 
 def _pass(
@@ -112,7 +111,7 @@ def _pass(
         )
 
 
-def _placed(denoiser: Denoiser, adapter: Adapter) -> dict[str, Rows]:
+def _placed(denoiser: Denoiser, adapter: Measurable) -> dict[str, Rows]:
     """Component → its factors as rows on the layer that it changes, for all that the model has."""
     layers = _layers(denoiser)
     # of a DoRA the magnitude comes after the sum, so that its product does something else

@@ -1,17 +1,19 @@
 """What is trained: which layers, from which ranks, and how large the file around them is."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from ..config import MAX_RANK, TrainConfig
 from ..diffusion.denoiser import Denoiser
+from ..errors import LoRA2Error
+from ..files.effect_note import NOTED_BYTES
 from ..files.metadata import training_metadata
 from ..files.module_names import kohya_name
 from ..files.size import overhead
 from ..layers.inject import ordered_adapters
 from ..methods import METHODS
 from ..methods.method import Method
-from ..ranks import rank_map
 
 Components = tuple[tuple[str, tuple[int, ...]], ...]  # name in the file and weight shape, in order
 WORDS = 2000  # bytes of trigger words, title, resolution and dates
@@ -30,7 +32,7 @@ def planned(
 ) -> tuple[Method, Components]:
     """The method on adapters that have no rows yet, and module name and weight shape of each.
 
-    ranks: component → the rank that it starts from (rank_map.starts); None: r_init for all. Raises
+    ranks: component → the rank that it starts from (map_starts); None: r_init for all. Raises
     LoRA2Error for settings that do not fit the network.
     """
     kind = METHODS[config.method]
@@ -41,8 +43,33 @@ def planned(
         (denoiser.module_name(adapter.name), tuple(adapter.layer.weight.shape))
         for adapter in adapters
     )
-    starts = None if ranks is None else rank_map.starts(ranks, components, config.r_init)
-    return kind(config, adapters, starts, _overhead(components, config)), components
+    starts = None if ranks is None else map_starts(ranks, components, config.r_init)
+    noted = 0 if config.effect_share == 1 else NOTED_BYTES
+    return kind(config, adapters, starts, _overhead(components, config), noted), components
+
+
+def map_starts(
+    ranks: Mapping[str, int],
+    components: Sequence[tuple[str, tuple[int, ...]]],
+    otherwise: int,
+) -> list[int]:
+    """The rank that each component of a run starts from, in the run's order.
+
+    ranks: names as in the file. components: (module name, weight shape). otherwise: for those that
+    the map does not name. A rank above a layer's size is cut to it. Raises LoRA2Error if none is
+    named: then the map is of another network.
+    """
+    names = [kohya_name(module) for module, _ in components]
+    if not any(name in ranks for name in names):
+        raise LoRA2Error(
+            f"the rank map is of another network: none of its {len(ranks)} components "
+            f"({next(iter(ranks), 'none')}, …) is adapted here ({names[0]}, …); take one of a run "
+            "on this kind of model"
+        )
+    return [
+        min(max(1, ranks.get(name, otherwise)), shape[0], math.prod(shape[1:]))
+        for name, (_, shape) in zip(names, components, strict=True)
+    ]
 
 
 def _overhead(components: Components, config: TrainConfig) -> int:

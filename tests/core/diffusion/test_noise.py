@@ -9,8 +9,9 @@ from toy_runs import BASE, run
 
 from lora2_core.config import TrainConfig
 from lora2_core.diffusion.noise import draw_noise
-from lora2_core.diffusion.timesteps import draw_levels, level_weights
+from lora2_core.diffusion.timesteps import draw_levels
 from lora2_core.errors import LoRA2Error
+from lora2_core.training.level_weights import level_weights
 
 
 def stream():

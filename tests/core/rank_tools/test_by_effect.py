@@ -229,6 +229,8 @@ def test_kept_in_memory_the_cut_is_the_same():
     [
         {"effect": 0.0},
         {"effect": 1.1},
+        {"effect": -1.0},
+        {"effect": float("nan")},
         {"effect": 0.5, "rank": 3},
         {"energy": 0.5, "how": "effect"},
     ],

@@ -14,9 +14,10 @@ from lora2_core.errors import LoRA2Error
 from lora2_core.files.module_names import kohya_name
 from lora2_core.layers.applied import applied
 from lora2_core.rank_tools import Cut, Ingredient, compress, merge, open_adapter
+from lora2_core.rank_tools.adapters import unmeasured
 from lora2_core.runs.packing import pack_result
 from lora2_core.training.forward import forward
-from lora2_core.training.measuring import measured, unmeasured
+from lora2_core.training.measuring import measured
 
 CONFIG = replace(BASE, method="lora", gradient_checkpointing=False)
 
@@ -30,9 +31,9 @@ def opened(result, name="mine"):
 
 
 def measure(adapter, denoiser=None, passes=4, **changes):
-    return measured(
-        denoiser or toy.ToyDenoiser(), adapter, data(), replace(CONFIG, **changes), passes
-    )
+    config = replace(CONFIG, **changes)
+    found = measured(denoiser or toy.ToyDenoiser(), adapter, data(), config, passes)
+    return replace(adapter, effects=found)
 
 
 def dense(result, passes):
