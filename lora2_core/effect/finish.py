@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..layers.parallel import in_order
 from .measure import Directions, Moments, best, directions
-from .spend import ranks_for_budget, ranks_for_share
+from .spend import ranks_for_share
 
 Factors = tuple[Tensor, Tensor]  # down [r, n…] and up [m, r…]
 
@@ -15,23 +15,20 @@ Factors = tuple[Tensor, Tensor]  # down [r, n…] and up [m, r…]
 @dataclass(frozen=True)
 class Ordered:
     """factors: component → its factors, the direction of most effect first; one that is left with
-    none is missing. effects: component → those of the directions that are left, falling. before:
-    component → how many it had."""
+    none is missing. effects: component → those of the directions that are left, falling."""
 
     factors: dict[str, Factors]
     effects: dict[str, tuple[float, ...]]
-    before: dict[str, int]
 
 
 def ordered(
     factors: Mapping[str, Factors],
     moments: Sequence[Moments],
     share: float = 1.0,
-    budget: float | None = None,
     cut: bool = True,
 ) -> Ordered:
-    """The same adapter with as many directions as it takes to keep that share of its effect, and
-    at most `budget` numbers; all of them if not `cut`, or if nothing has any effect.
+    """The same adapter with as many directions as it takes to keep that share of its effect; all of
+    them if not `cut`, or if nothing has any effect.
 
     moments: of each component, in the order of `factors`. Raises torch.linalg.LinAlgError for
     moments that are not finite.
@@ -43,18 +40,14 @@ def ordered(
     cut = cut and any(bool(own.any()) for own in effects)
     if cut:
         ranks = ranks_for_share(effects, costs, share)
-        if budget is not None:
-            most = ranks_for_budget(effects, costs, budget)
-            ranks = [min(both) for both in zip(ranks, most, strict=True)]
-    new, kept, before = {}, {}, {}
+    new, kept = {}, {}
     for (name, own), one, rank in zip(factors.items(), found, ranks, strict=True):
-        before[name] = len(own[0])
         kept[name] = tuple(one.effects[:rank].tolist())
         if not cut and not one.effects.any():
             new[name] = own  # in no order, and in none that is worse
         elif rank:
             new[name] = _turned(own, one, rank)
-    return Ordered(new, kept, before)
+    return Ordered(new, kept)
 
 
 def _on_cpu(moments: Moments) -> Directions:

@@ -34,12 +34,13 @@ class Directions(NamedTuple):
     """A component's best directions of every number at once.
 
     B @ left[:, :k] and right[:k] @ A are the best factors of rank k. left: [r, r], right: [r, r],
-    effects: [r], falling: what each direction is worth, 0 where there is nothing more. fp64.
+    or None where the rows are in order themselves; effects: [r], falling: what each direction is
+    worth, 0 where there is nothing more. fp64.
     """
 
-    left: Tensor
+    left: Tensor | None
     effects: Tensor
-    right: Tensor
+    right: Tensor | None
 
 
 def root(moment: Tensor) -> Tensor:
@@ -86,18 +87,16 @@ def directions(moments: Moments) -> Directions:
     return Directions(left @ vt.t() * inverse, s.square(), inverse[:, None] * (u.t() @ right.t()))
 
 
-def in_order(effects: Tensor) -> Directions:
-    """Of factors whose rows are in the order of their effects already; effects: [r], falling."""
-    same = torch.eye(len(effects), dtype=torch.float64)
-    return Directions(same, effects.double(), same)
-
-
 def best(up: Tensor, down: Tensor, found: Directions, rank: int) -> tuple[Tensor, Tensor]:
     """The factors up [m, k] and down [k, n] of rank k, in fp64, that lose the least effect.
 
     up: B [m, r], down: A [r, n]. Both factors of a direction have one norm.
     """
-    up, down = up.double() @ found.left[:, :rank], found.right[:rank] @ down.double()
+    up, down = up.double(), down.double()
+    if found.left is None:
+        up, down = up[:, :rank], down[:rank]
+    else:
+        up, down = up @ found.left[:, :rank], found.right[:rank] @ down
     ratio = (down.norm(dim=1) / up.norm(dim=0)).sqrt().nan_to_num(1.0, 1.0, 1.0)
     return up * ratio, down / torch.where(ratio > 0, ratio, 1)[:, None]
 

@@ -52,6 +52,14 @@ def read_effect_note(metadata: Mapping[str, str]) -> dict[str, Tensor]:
         return {}
 
 
+def noted_effects(metadata: Mapping[str, str], ranks: Mapping[str, int]) -> dict[str, Tensor]:
+    """read_effect_note, or {} where the note is not of these very rows; ranks: component → rank."""
+    noted = read_effect_note(metadata)
+    if any(len(noted.get(name, ())) != rank for name, rank in ranks.items()):
+        return {}
+    return {name: noted[name] for name in ranks}
+
+
 def _encoded(effects: Sequence[float], largest: float) -> str:
     values = np.asarray(effects, dtype=np.float64)
     with np.errstate(divide="ignore"):

@@ -9,12 +9,12 @@ from math import prod
 import torch
 from torch import Tensor
 
-from ..effect.measure import Directions, in_order
+from ..effect.measure import Directions
 from ..errors import LoRA2Error
 from ..files.adapter_file import load_factors
 from ..files.alphas import alphas, settings_of
 from ..files.beside import Extra, hosted_tensor
-from ..files.effect_note import read_effect_note
+from ..files.effect_note import noted_effects
 from ..files.header import shown
 from ..files.layer_shapes import layer_shape
 from ..files.lazy import LazyState, name_of
@@ -236,10 +236,11 @@ def _noted_effects(
     state: Mapping[str, Tensor], components: Mapping[str, Stored]
 ) -> dict[str, Directions]:
     """By the file's own note, if it is of its very rows."""
-    noted = read_effect_note(getattr(state, "metadata", {}))
-    if any(len(noted.get(stored.name, ())) != stored.rank for stored in components.values()):
+    ranks = {stored.name: stored.rank for stored in components.values()}
+    noted = noted_effects(getattr(state, "metadata", {}), ranks)
+    if not noted:
         return {}
-    return {name: in_order(noted[stored.name]) for name, stored in components.items()}
+    return {name: Directions(None, noted[stored.name], None) for name, stored in components.items()}
 
 
 def _shaped(pairs: Iterable[tuple[str, Stored]], families: frozenset[str]) -> dict[str, Stored]:

@@ -10,7 +10,7 @@ from ..errors import LoRA2Error
 from ..files.adapter_file import LoraState
 from ..files.alphas import alphas, noted_alpha
 from ..files.beside import MAGNITUDE, counted
-from ..files.effect_note import read_effect_note
+from ..files.effect_note import noted_effects
 from ..files.header import Header
 from ..files.metadata import read_absent, read_rank_note
 from ..files.module_names import canonical_names
@@ -146,10 +146,8 @@ def _kind(stored: Stored, dora: bool) -> str:
 
 def _effects(listed: list[Stored], metadata: Mapping[str, str]) -> dict[str, float]:
     """Component → share of the whole effect; {} where the note is not of this file's rows."""
-    noted = read_effect_note(metadata)
-    if any(len(noted.get(one.name, ())) != one.rank for one in listed):
-        return {}
-    sums = {one.name: float(noted[one.name].sum()) for one in listed}
+    noted = noted_effects(metadata, {one.name: one.rank for one in listed})
+    sums = {name: float(own.sum()) for name, own in noted.items()}
     whole = sum(sums.values())
     return {name: size / whole for name, size in sums.items()} if whole > 0 else {}
 
