@@ -2,16 +2,15 @@
 
 import json
 import urllib.parse
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from host import checkpoints, graphs
 from host.comfy_host import Graph, HostError, NodeFailed
+from made_effects import with_effects
 from safetensors.torch import save_file
 
-from lora2_core.effect.measure import in_order
 from lora2_core.files.adapter_file import LoraState, components, read
 from lora2_core.files.header import read_header
 from lora2_core.files.writing import write
@@ -73,11 +72,7 @@ def test_spectra_are_those_of_the_dense_update(host, content):
 
 def test_a_component_of_rank_0_has_no_spectrum_and_shifts_none(host, content):
     adapter = open_adapter(path_of(host, content))
-    effects = {
-        name: in_order(torch.full((stored.rank,), 10.0 ** -(number % 7)))
-        for number, (name, stored) in enumerate(adapter.components.items())
-    }
-    outcome = compress(replace(adapter, effects=effects), Cut(effect=0.999))
+    outcome = compress(with_effects(adapter), Cut(effect=0.999))
     path = path_of(host, "heat_effect.safetensors")
     write(outcome.state, path, precision="fp32", overwrite=True)
     (view,), _, _ = shown(host, path.name)

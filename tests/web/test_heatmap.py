@@ -3,15 +3,14 @@
 import csv
 import io
 import re
-from dataclasses import replace
 
 import pytest
 import torch
 from host import graphs
+from made_effects import with_effects
 from PIL import Image
 from playwright.sync_api import expect
 
-from lora2_core.effect.measure import in_order
 from lora2_core.files.adapter_file import LoraState, components, read
 from lora2_core.files.header import read_header
 from lora2_core.files.writing import write
@@ -50,11 +49,7 @@ def style(web_host):
 def by_effect(web_host, content):
     """A LoRA that was cut by effect: some of its components are of rank 0."""
     adapter = open_adapter(path_of(web_host, content))
-    effects = {
-        name: in_order(torch.full((stored.rank,), 10.0 ** -(number % 7)))
-        for number, (name, stored) in enumerate(adapter.components.items())
-    }
-    outcome = compress(replace(adapter, effects=effects), Cut(effect=0.999))
+    outcome = compress(with_effects(adapter), Cut(effect=0.999))
     path = path_of(web_host, "page_effect.safetensors")
     return write(outcome.state, path, precision="fp32", overwrite=True).name
 
