@@ -62,7 +62,9 @@ class TrainConfig:
     # ours, of lora2: of the effect on the loss (effect/measure.py), what the finished file keeps;
     # 1 keeps every row
     effect_share: float = 0.999
-    budget_mb: float = 0.0  # size of the finished file, in place of λ_r; 0: none. 1 MB is 10⁶ bytes
+    # size of the finished file at most, in 10⁶ bytes; 0: none. The rows of most effect fill it;
+    # with effect_share 1 ranks are held to it while they are learned, in place of λ_r
+    budget_mb: float = 0.0
     budget_precision: str = "fp16"  # what the file is to be saved in
     ac_mode: str = "product"  # AC-LoRA: what is cut; "paper" cuts A and B apart
     ac_period: float = 0.1  # AC-LoRA: share of the run between restarts; 10 of 100 epochs [AC]
@@ -194,6 +196,11 @@ class TrainConfig:
                 f"learning_rate is {self.learning_rate}, but prodigy finds the rate itself and "
                 "takes learning_rate as a factor on it; set it to 1"
             )
+
+    @property
+    def holds_budget(self) -> bool:
+        """Whether ranks are kept to budget_mb in every step, and not cut to it at the end."""
+        return self.budget_mb > 0 and self.effect_share == 1
 
     @classmethod
     def preset(cls, name: str, **changes) -> "TrainConfig":

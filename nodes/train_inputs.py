@@ -184,9 +184,8 @@ def inputs() -> list:
             step=1.0,
             round=0.01,
             optional=True,
-            tooltip="Size of the finished file in fp16 or bf16, in megabytes; the layers share it "
-            "by what they learn. Then lambda_r has no say, and the ranks start from what it pays "
-            "for. 0: no budget.",
+            tooltip="Size of the finished file at most, in fp16 or bf16, in megabytes: what does "
+            "the most to the loss fills it. 0: no budget.",
         ),
         RankReport.Input(
             "ranks",

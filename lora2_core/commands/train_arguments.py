@@ -106,8 +106,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--budget-mb",
         type=float,
         default=_D.budget_mb,
-        help="size of the finished file in megabytes, instead of --lambda-r: the layers share it "
-        "by what they learn",
+        help="size of the finished file at most, in megabytes: what does the most to the loss "
+        "fills it",
     )
     method.add_argument(
         "--ranks",

@@ -1,8 +1,18 @@
 """Which directions of all components are worth their bytes [ours]."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from torch import Tensor
+
+
+class Limit(NamedTuple):
+    """What all directions may cost together. costs: of one of each component; firsts: what the
+    first of each costs beside that."""
+
+    budget: float
+    costs: Sequence[float]
+    firsts: Sequence[float]
 
 
 def ranks_for_share(effects: Sequence[Tensor], costs: Sequence[float], share: float) -> list[int]:

@@ -6,6 +6,7 @@ from math import prod
 from .header import TensorInfo, encode_header
 
 _ADDED = 400  # bytes that writing adds to the metadata: two hashes, a title
+_NOTED = 20  # bytes around a component's name and numbers in the note of effects
 
 
 def overhead(
@@ -33,3 +34,12 @@ def overhead(
         tensors[key] = TensorInfo("BF16", tuple(size), start, end)
     head = len(encode_header(tensors, dict(metadata)))
     return head + others + 4 * len(components) + _ADDED
+
+
+def component_bytes(name: str, shape: Sequence[int], rank: int, noted_as: str) -> int:
+    """Of all that a component has in the file beside its rows, at the most: its tensors' names, its
+    alpha, its place in the note of effects under the name `noted_as`.
+
+    name: in the file. shape: of its weight, [m, n…]. rank: the highest that it may have.
+    """
+    return overhead({name: (shape, rank)}, {}) - overhead({}, {}) + len(noted_as) + _NOTED

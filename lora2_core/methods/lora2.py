@@ -27,7 +27,7 @@ class AdaptiveRank(Method):
     """ΔW = B Λ A with Λ = diag f(x; ν); ν = softplus(ρ), one ρ a component in one tensor.
 
     Λ is f as printed, or with config.importance "unit_energy" f of norm 1 (importances). With
-    config.budget_mb a limit on the file takes the place of the rank term (budget.Budget), all
+    config.holds_budget a limit on the file takes the place of the rank term (budget.Budget), all
     start from the rank that it pays for, and may reach _HEADROOM times that.
 
     rho: [L], fp32.
@@ -53,7 +53,7 @@ class AdaptiveRank(Method):
             for adapter in adapters
         ]
         limit = 0.0
-        if config.budget_mb:
+        if config.holds_budget:
             limit = check_budget(config.budget_mb, costs, overhead)
             even = min(even_rank(limit, costs), MAX_RANK)
             r_max = min(max(r_max, _HEADROOM * even), MAX_RANK)
@@ -63,7 +63,7 @@ class AdaptiveRank(Method):
         highest = [max(r_max, start) for start in self.starts]
         caps = [min(h, adapter.max_rank) for h, adapter in zip(highest, adapters, strict=True)]
         rho = rho_of(torch.tensor([nu_for_rank(rank, q) for rank in self.starts]))
-        self._budget = Budget(limit, costs, caps, q, config.r_target) if config.budget_mb else None
+        self._budget = Budget(limit, costs, caps, q, config.r_target) if limit else None
         if self._budget is not None:
             rho = self._budget.held(rho)
         self.rho = nn.Parameter(rho.to(device))
@@ -98,7 +98,7 @@ class AdaptiveRank(Method):
             adapter.scale = scale
 
     def penalty(self, step: int) -> Tensor | None:
-        """The price of rows, or λ_r Σ|ν − ν_target| [eq. 12]; none where a budget holds."""
+        """The price of rows, or λ_r Σ|ν − ν_target| [eq. 12]; none where a budget is held."""
         if not self._moving(step) or self._budget is not None:
             return None
         config = self.config

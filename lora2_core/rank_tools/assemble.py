@@ -13,7 +13,7 @@ from ..errors import LoRA2Error
 from ..files.adapter_file import LoraState
 from ..files.effect_note import NOTED_BYTES
 from ..files.layout import survives_fp16
-from ..files.size import overhead
+from ..files.size import component_bytes, overhead
 from ..files.stored import Stored
 from ..layers.parallel import in_order
 from .adapters import check_size
@@ -147,8 +147,9 @@ def _bytes(
         costs = [cost + NOTED_BYTES for cost in costs]
         known = with_effects(known, {}, {part.key: part.stored.shape for part in cuttable})
         certain = stays
-        empty = overhead({}, {})
-        firsts = [overhead(_highest([part]), {}) - empty + len(part.key) + 20 for part in cuttable]
+        firsts = [
+            component_bytes(part.name, part.stored.shape, part.rank, part.key) for part in cuttable
+        ]
     whole = sum(size * part.rank * _width(part.stored) for part in stays)
     return costs, whole + overhead(_highest(certain), known, carried.sizes(saved_as)), firsts
 

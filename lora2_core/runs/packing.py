@@ -7,7 +7,7 @@ from ..files.adapter_file import LoraState, pack
 from ..files.metadata import training_metadata
 from ..files.module_names import kohya_name
 from ..files.size import overhead
-from ..training.plan import WORDS
+from ..training.file_limit import WORDS
 from ..training.result import TrainResult
 
 

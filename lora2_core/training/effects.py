@@ -8,6 +8,7 @@ from torch.linalg import LinAlgError
 from ..config import TrainConfig
 from ..effect.finish import ordered
 from ..effect.moments import MomentAverage
+from ..effect.spend import Limit
 from ..methods import METHODS
 from ..methods.method import Method
 from .result import TrainResult
@@ -31,20 +32,23 @@ def moment_average(config: TrainConfig, method: Method) -> MomentAverage | None:
     return MomentAverage(method.adapters, _EVERY, memory)
 
 
-def by_effect(found: TrainResult, average: MomentAverage, method: Method) -> TrainResult:
+def by_effect(
+    found: TrainResult, average: MomentAverage, method: Method, limit: Limit | None = None
+) -> TrainResult:
     """The same adapter with the directions of most effect first, and without those that
-    config.effect_share leaves out.
+    config.effect_share leaves out, or the limit.
 
-    Every row stays in a run that ended early, which may go on, and of a method that does not cut.
-    Nothing is changed in a run so short that its effects are mostly noise, or where they are not
-    finite.
+    Without a limit every row stays in a run that ended early, which may go on, and of a method that
+    does not cut. Without one nothing is changed in a run so short that its effects are mostly
+    noise, or where they are not finite.
     """
-    if average.steps < _LEAST:
+    enough = average.steps >= _LEAST
+    if not enough and limit is None:
         return found
     config = found.config
-    cut = method.cuts_by_effect and found.steps >= config.steps
+    cut = method.cuts_by_effect and enough and found.steps >= config.steps
     try:
-        new = ordered(found.factors, average.moments(), config.effect_share, cut=cut)
+        new = ordered(found.factors, average.moments(), config.effect_share, cut, limit)
     except LinAlgError:
         _log.warning("the adapter is not cut: its effects are not finite")
         return found

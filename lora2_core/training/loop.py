@@ -21,7 +21,7 @@ from .forward import DTYPES, entropy_probe, forward, watched
 from .gradients import GradientGuard, differentiated
 from .level_weights import level_weights
 from .parts import Parts
-from .plan import planned
+from .plan import finished_limit, planned
 from .result import StepInfo, TrainingDiverged, TrainResult
 from .run_state import RunState
 from .schedule import rate_factor
@@ -53,6 +53,7 @@ class Training:
         self._adapters = self._parts.adapters
         self.starts = self._method.first_ranks()
         self._rate_factor = rate_factor(config)
+        self._limit = finished_limit(config, self._parts.components)
         self._level_weights = level_weights(config, denoiser.timesteps)
         names = [name for name, _ in self._parts.components]
         self._guard = GradientGuard(self._adapters, names)
@@ -131,7 +132,7 @@ class Training:
         )
         if self._parts.moments is None:
             return found
-        return by_effect(found, self._parts.moments, method)
+        return by_effect(found, self._parts.moments, method, self._limit)
 
     def state(self) -> RunState:
         """Of the run after the last step that was made; what a step that broke off drew is undrawn.

@@ -2,21 +2,20 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 
 from ..config import MAX_RANK, TrainConfig
 from ..diffusion.denoiser import Denoiser
+from ..effect.spend import Limit
 from ..errors import LoRA2Error
 from ..files.effect_note import NOTED_BYTES
-from ..files.metadata import training_metadata
 from ..files.module_names import kohya_name
 from ..files.size import overhead
 from ..layers.inject import ordered_adapters
 from ..methods import METHODS
 from ..methods.method import Method
+from .file_limit import WORDS, file_limit, known_metadata
 
 Components = tuple[tuple[str, tuple[int, ...]], ...]  # name in the file and weight shape, in order
-WORDS = 2000  # bytes of trigger words, title, resolution and dates
 
 
 def starting_ranks(
@@ -44,8 +43,18 @@ def planned(
         for adapter in adapters
     )
     starts = None if ranks is None else map_starts(ranks, components, config.r_init)
+    finished_limit(config, components)
     noted = 0 if config.effect_share == 1 else NOTED_BYTES
     return kind(config, adapters, starts, _overhead(components, config), noted), components
+
+
+def finished_limit(config: TrainConfig, components: Components) -> Limit | None:
+    """What the finished file is cut to; None if it is not. Raises what file_limit raises."""
+    if not config.budget_mb or config.holds_budget:
+        return None
+    highest = METHODS[config.method].highest_rank(config)
+    ranks = [min(highest, shape[0], math.prod(shape[1:])) for _, shape in components]
+    return file_limit(dict(components), ranks, config)
 
 
 def map_starts(
@@ -75,10 +84,7 @@ def map_starts(
 def _overhead(components: Components, config: TrainConfig) -> int:
     """Bytes of the file beside its rows, with room for a few words about it."""
     ranks = {name: (0.123456789, MAX_RANK) for name, _ in components}
-    # a date of its own: the same settings must count the same bytes whenever the run goes on
     noted = {} if config.effect_share == 1 else dict.fromkeys(ranks, (1.0,))
-    known = training_metadata(
-        method=config.method, settings=asdict(config), ranks=ranks, finished_at=0.0, effects=noted
-    )
+    known = known_metadata(config, ranks=ranks, effects=noted)
     highest = {kohya_name(name): (shape, MAX_RANK) for name, shape in components}
     return overhead(highest, known) + WORDS

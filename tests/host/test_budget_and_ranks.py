@@ -28,12 +28,12 @@ def test_the_file_keeps_to_the_budget_and_the_ranks_part(host):
     assert 0.9 * 1.5e6 <= other <= 1.5e6
 
 
-def test_a_budget_below_rank_1_is_refused_with_the_least(host):
+def test_a_budget_below_one_row_is_refused_with_the_least(host):
     graph, train = graphs.training(host, budget_mb=0.01, steps=2)
     graphs.save(graph, train, "never")
     error = host.run(graph, check=False).error
     assert error["node_id"] == train.id
-    assert "budget_mb is 0.01, but rank 1 in each of 168 layers" in error["exception_message"]
+    assert "budget_mb is 0.01, but a file with a single row takes" in error["exception_message"]
 
 
 def test_a_run_starts_from_the_average_of_others_and_keeps_to_it(host):
