@@ -83,6 +83,7 @@ def _judges(options: argparse.Namespace) -> None:
         "identity": identity.prepare(options.judges, options.batches, options.jobs),
         "stamp": store.judges_stamp(options.judges),
     }
+    options.results.mkdir(parents=True, exist_ok=True)
     (options.results / "judges.json").write_text(json.dumps(found, ensure_ascii=False) + "\n")
     print(json.dumps(found, indent=2))
 
