@@ -1,9 +1,11 @@
 """Each contestant at its best rate."""
 
+import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from .contestants import WHOLE
+from . import plan
+from .contestants import CONTESTANTS, WHOLE
 
 
 def fidelity(record: Mapping) -> float | None:
@@ -34,3 +36,13 @@ def best_runs(records: Sequence[Mapping], task: str, contestant: str) -> dict[in
     often = {step: found for step, found in sound.items() if len(found) == most}
     means = {step: fmean(map(fidelity, found.values())) for step, found in often.items()}
     return often[min(sorted(means), key=means.get)]
+
+
+def is_open(records: Sequence[Mapping], task: str, contestant: str) -> bool:
+    """Whether a better rate may yet be found: at no seed is a worse one on either side."""
+    by_seed: dict[int, dict[int, float]] = {}
+    for record in cell(records, task, contestant):
+        loss = fidelity(record)
+        by_seed.setdefault(record["seed"], {})[record["step"]] = math.inf if loss is None else loss
+    guess = CONTESTANTS[contestant].guess
+    return all(plan.missing(found, guess) for found in by_seed.values())

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
 from .adaptivity import share_between
-from .best import best_runs, cell
+from .best import best_runs, cell, is_open
 from .contestants import CONTESTANTS, REFERENCE, WHOLE
 from .cutting import THOUSANDS
 from .frontier import forgetting_at, level_of_both, points
@@ -15,6 +15,7 @@ from .tasks import Task
 Records = Sequence[Mapping]
 Values = dict[tuple[str, int], float]  # (task, seed) → number
 _SIZE, _FIDELITY, _FORGETTING = range(3)  # of what is known of a cut
+_OPEN = "?"  # behind a rate that the search may yet leave
 UNCUT = f"{REFERENCE}, uncut"
 
 
@@ -29,7 +30,8 @@ def markdown(
         "Fidelity is the denoising loss on unseen pictures of what was learned, forgetting that on "
         "scenes without it, per cent above the base's; lower is better for both. Each contestant "
         f"is at its best rate. Each Δ is the paired difference from {REFERENCE} with its interval "
-        "at 95 %, Student's; bold where that leaves out 0. `s` are seconds of training.",
+        "at 95 %, Student's; bold where that leaves out 0. `s` are seconds of training; a rate "
+        f"with {_OPEN} is the best so far of a search that has not ended.",
         "## Over all tasks",
         "Δ by task, the interval over tasks; forgetting, too, where the more faithful of the two "
         "is brought to the other's best fidelity by rate, cut or strength.",
@@ -145,14 +147,15 @@ def _at_best(records: Records, task: str) -> str:
     head = ["", "rate", "seeds", "MB", "mean rank", "fidelity", "Δ", "forgetting", "Δ", "s"]
     rows = []
     for row in _rows(records):
-        runs = best_runs(records, task, REFERENCE if row == UNCUT else row)
+        name = REFERENCE if row == UNCUT else row
+        runs = best_runs(records, task, name)
         if not runs:
             continue
         cut = saved(row)
         rank = "mean_rank" if cut == WHOLE else "saved_rank"
         rows.append([
             row,
-            f"{next(iter(runs.values()))['rate']:.2g}",
+            f"{next(iter(runs.values()))['rate']:.2g}{_OPEN * is_open(records, task, name)}",
             str(len(runs)),
             f"{2e-6 * fmean(run['cuts'][cut][_SIZE] for run in runs.values()):.3f}",
             f"{fmean(run[rank] for run in runs.values()):.2f}",

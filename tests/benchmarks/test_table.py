@@ -58,6 +58,13 @@ def test_the_best_rate_is_that_of_the_best_mean_among_those_of_most_seeds():
     assert best.best_runs(found, "a", "lora_1") == {}
 
 
+def test_a_rate_whose_search_has_not_ended_is_marked(records, known):
+    text = table.markdown(records, known)
+    assert "| 0.001 | 3 |" in row_of(text, "## style", "lora2")
+    earlier = [r for r in records if (r["contestant"], r["step"]) != ("lora2", 5)]
+    assert "| 0.001? | 3 |" in row_of(table.markdown(earlier, known), "## style", "lora2")
+
+
 def test_differences_are_paired_and_marked_where_clear(records, known):
     text = table.markdown(records, known, left_out=2)
     assert "54 runs" not in text and f"{len(records)} runs, 6 tasks, 3 seeds; 2 results" in text
