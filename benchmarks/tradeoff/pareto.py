@@ -20,6 +20,10 @@ _SIZES = ("effect 0.9999", "effect 0.999", "effect 0.99", "effect 0.95", "effect
           "effect 31k", "effect 15k")  # fmt: skip
 
 
+_TICKS = (0.03, 0.1, 0.3, 1, 3)  # MB
+_LEAST = 0.6  # of the best fidelity: what is less faithful is not shown
+
+
 def by_size(records: Sequence[Mapping], task: str, name: str, column: int) -> list[Point]:
     """(MB, fidelity or forgetting) of the whole and of its cuts by effect, the largest first, means
     over the seeds at the best rate. column: 1 or 2."""
@@ -36,10 +40,15 @@ def _mean(runs: Sequence[Mapping], cut: str, column: int) -> Point | None:
     return 2e-6 * fmean(one[0] for one in found), fmean(one[column] for one in found)
 
 
+def _faithful(line: Sequence[Point]) -> list[Point]:
+    return [point for point in line if point[0] <= _LEAST * line[-1][0]]
+
+
 def draw(records: Sequence[Mapping], tasks: Mapping[str, Task], path: Path) -> None:
     """One column a task. Raises LoRA2Error without matplotlib."""
     try:
         from matplotlib.figure import Figure
+        from matplotlib.ticker import FixedLocator, NullFormatter, ScalarFormatter
     except ImportError:
         raise LoRA2Error("the picture needs matplotlib; pip install matplotlib") from None
     here = [name for name in tasks if any(record["task"] == name for record in records)]
@@ -58,15 +67,20 @@ def draw(records: Sequence[Mapping], tasks: Mapping[str, Task], path: Path) -> N
                 axes.plot(*line[0], "o", ms=6, color=_COLOURS[name])
             first = min(record["seed"] for record in cell(records, task, name))
             own = [r for r in cell(records, task, name) if r["seed"] == first]
-            bottom.plot(*zip(*frontier(points(own)), strict=True), "-", **look)
+            line = _faithful(frontier(points(own)))
+            bottom.plot(*zip(*line, strict=True), "-o", ms=2.5, **look)
         for axes, what in ((top, "fidelity"), (middle, "forgetting")):
-            axes.set(xscale="log", xlabel="MB in half precision", ylabel=what)
-        bottom.set(xlabel="fidelity", ylabel="forgetting")
+            axes.set(xscale="log", xlabel="MB in half precision", ylabel=f"{what}, %")
+            axes.xaxis.set_major_locator(FixedLocator(_TICKS))
+            axes.xaxis.set_major_formatter(ScalarFormatter())
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        bottom.set(xlabel="fidelity, %", ylabel="forgetting, %")
         for axes in (top, middle, bottom):
             axes.grid(alpha=0.3, lw=0.5)
     handles = {}
     for axes in grid[0]:
         handles |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
     order = [name for name in CONTESTANTS if name in handles]
+    figure.suptitle("Lower is better in all of them", fontsize=10)
     figure.legend([handles[name] for name in order], order, loc="outside lower center", ncols=10)
     figure.savefig(path, dpi=90)
