@@ -1,7 +1,7 @@
 """A network that tells individuals apart, trained on the renderer."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -81,7 +81,8 @@ class Portrait:
     """One subject to be known again: its own renders beside strangers and twins of its kind, and
     beside its company.
 
-    renders, and each of company: uint8 [n, 128, 128, 3] of one subject.
+    renders, and each of company: uint8 [n, 128, 128, 3] of one subject. coded: what renders have
+    gone through before they are shown to it; strangers and twins go through it, too.
     """
 
     def __init__(
@@ -90,12 +91,13 @@ class Portrait:
         subject: Subject,
         renders: np.ndarray,
         company: Sequence[np.ndarray] = (),
+        coded: Callable[[np.ndarray], np.ndarray] = lambda pictures: pictures,
     ):
         rng = random.Random(_HELD_OUT)
         others = [individual(rng, subject.kind) for _ in range(_PANEL)]
         others += [twin(subject, rng) for _ in range(_PANEL)]
         self._network = network
-        self._panel = self._known([renders, *(views(other, rng) for other in others)])
+        self._panel = self._known([renders, *(coded(views(other, rng)) for other in others)])
         self._company = self._known([renders, *company])
 
     @torch.no_grad()

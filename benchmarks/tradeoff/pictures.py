@@ -9,6 +9,7 @@ from statistics import fmean
 import numpy as np
 
 from lora2_core.demo_model import studio
+from lora2_core.demo_model.recipe.autoencoder import to_tensor
 from lora2_core.demo_model.shapes import PICTURE
 from lora2_core.drawn_world import render
 from lora2_core.drawn_world.scene import Scene, caption
@@ -27,7 +28,8 @@ from .training import trained
 from .workers import work
 
 FILE = "pictures.jsonl"
-BASE = "base"  # the model without an adapter
+BASE, RENDERS = "base", "renders"  # without an adapter, and the renderer through the autoencoder
+ANCHORS = (BASE, RENDERS)
 SCORES = ("identified", "confused", "likeness", "background")
 PROMPTS = 2  # of each subject
 _NOISE = 1000  # seed of what pictures are drawn from
@@ -39,7 +41,7 @@ def results(folder: Path, tasks: Mapping[str, Task], judges: Path) -> list[dict]
     stamps = {
         (task.name, name): store.stamp(task, _contestant(name))
         for task in tasks.values()
-        for name in (BASE, *CONTESTANTS)
+        for name in (*ANCHORS, *CONTESTANTS)
     }
     told = store.judges_stamp(judges)
     return [
@@ -68,14 +70,14 @@ def go(
     deadline: float,
     judges: Path,
 ) -> None:
-    """Draws what is missing: each contestant at its best rate, and the base.
+    """Draws what is missing: each contestant at its best rate, and the anchors.
 
     cache: folder of the factors; what is not there is trained again. judges: their folder.
     deadline: in time.time(); nothing starts after it.
     """
     task = largest(tasks)
     runs = study.results(folder, tasks).records
-    lacking = [Run(task.name, BASE, seed, 0) for seed in seeds]
+    lacking = [Run(task.name, anchor, seed, 0) for anchor in ANCHORS for seed in seeds]
     for name in names:
         best = best_runs(runs, task.name, name)
         lacking += [study.run_of(best[seed]) for seed in seeds if seed in best]
@@ -95,25 +97,32 @@ def make(task: Task, cache: Path, judges: Path, run: Run) -> dict:
     """The scores of one adapter, means over the subjects."""
     contestant = _contestant(run.contestant)
     stamp = store.stamp(task, contestant)
-    factors = {} if run.contestant == BASE else _factors(task, cache, contestant, run, stamp)
     learned = lesson(task, run.seed)
     asked = [learned.unseen(subject, PROMPTS) for subject in task.subjects]
-    prompts = [caption(scene) for scenes in asked for scene in scenes]
-    with applied(denoiser(), factors):
-        drawn = np.stack([np.asarray(one) for one in studio.draw(model(), prompts, _NOISE)])
+    scenes = [scene for own in asked for scene in own]
+    if run.contestant == RENDERS:
+        drawn = _coded(_renders(scenes))
+    else:
+        anchor = run.contestant == BASE
+        drawn = _drawn(scenes, {} if anchor else _factors(task, cache, contestant, run, stamp))
     rows = drawn.reshape(len(asked), PROMPTS, *drawn.shape[1:])
     found = [
-        portrait.read(row) | reader.read(_reader(judges), row, scenes)
-        for portrait, row, scenes in zip(
-            _portraits(task, run.seed, judges), rows, asked, strict=True
-        )
+        portrait.read(row) | reader.read(_reader(judges), row, own)
+        for portrait, row, own in zip(_portraits(task, run.seed, judges), rows, asked, strict=True)
     ]
     scores = {score: round(fmean(one[score] for one in found), 4) for score in SCORES}
     return {**vars(run), "stamp": stamp, "judges": store.judges_stamp(judges), **scores}
 
 
 def _contestant(name: str) -> Contestant:
-    return Contestant(BASE, 0) if name == BASE else CONTESTANTS[name]
+    return Contestant(name, 0) if name in ANCHORS else CONTESTANTS[name]
+
+
+def _drawn(scenes: Sequence[Scene], factors: Factors) -> np.ndarray:
+    """uint8 [n, 128, 128, 3], by the model with the adapter."""
+    prompts = [caption(scene) for scene in scenes]
+    with applied(denoiser(), factors):
+        return np.stack([np.asarray(one) for one in studio.draw(model(), prompts, _NOISE)])
 
 
 def _factors(task: Task, cache: Path, contestant: Contestant, run: Run, stamp: str) -> Factors:
@@ -129,15 +138,24 @@ def _factors(task: Task, cache: Path, contestant: Contestant, run: Run, stamp: s
 def _portraits(task: Task, seed: int, judges: Path) -> list[Portrait]:
     network = identity.load(judges)
     learned = lesson(task, seed)
-    shown = [_renders(learned.unseen(subject, _RENDERS)) for subject in task.subjects]
+    shown = [  # others than those that are drawn
+        _coded(_renders(learned.unseen(subject, PROMPTS + _RENDERS)[PROMPTS:]))
+        for subject in task.subjects
+    ]
     return [
-        Portrait(network, subject, shown[index], shown[:index] + shown[index + 1 :])
+        Portrait(network, subject, shown[index], shown[:index] + shown[index + 1 :], _coded)
         for index, subject in enumerate(task.subjects)
     ]
 
 
 def _renders(scenes: Sequence[Scene]) -> np.ndarray:
     return np.stack([render(scene, PICTURE) for scene in scenes])
+
+
+def _coded(pictures: np.ndarray) -> np.ndarray:
+    """Through the model's autoencoder and back, as all that it draws is."""
+    back = model().decode(model().encode_pictures(to_tensor(pictures)))
+    return back.add(1).mul(127.5).round().byte().permute(0, 2, 3, 1).numpy()
 
 
 @lru_cache(maxsize=1)

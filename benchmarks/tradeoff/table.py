@@ -9,7 +9,7 @@ from .contestants import CONTESTANTS, REFERENCE, WHOLE
 from .cutting import THOUSANDS
 from .frontier import forgetting_at, level_of_both, points
 from .intervals import Interval, differences, interval, over_tasks
-from .pictures import BASE, SCORES
+from .pictures import ANCHORS, SCORES
 from .tasks import Task
 
 Records = Sequence[Mapping]
@@ -57,7 +57,8 @@ def markdown(
         parts += [
             "## Pictures",
             "identified: shares nearest to the right one of its kind, twins and strangers beside "
-            "it; confused: nearer to another subject that was learned; background: where asked.",
+            "it; confused: nearer to another subject that was learned; background: where asked. "
+            "`renders` are real ones through the autoencoder, which is the ceiling.",
             _pictures(drawn),
         ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -234,7 +235,7 @@ def _at_common_seeds(values: Values) -> Values:
 
 def _pictures(drawn: Records) -> str:
     rows = []
-    for name in (BASE, *CONTESTANTS):
+    for name in (*ANCHORS, *CONTESTANTS):
         found = [record for record in drawn if record["contestant"] == name]
         if found:
             means = [f"{fmean(record[score] for record in found):.3f}" for score in SCORES]

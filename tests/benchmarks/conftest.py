@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from tradeoff import cutting, lesson, measure, pictures, tasks, training
+from tradeoff import cutting, identity, lesson, measure, pictures, tasks, training
 
 from lora2_core.drawn_world import load_subjects
 
@@ -25,6 +25,7 @@ def tiny(monkeypatch):
     monkeypatch.setattr(lesson, "STYLE_PICTURES", 2)
     monkeypatch.setattr(pictures, "_RENDERS", 2)
     monkeypatch.setattr(pictures, "PROMPTS", 1)
+    monkeypatch.setattr(identity, "_PANEL", 1)
     monkeypatch.setattr(tasks, "STEPS", {1: 4, 3: 4})
     monkeypatch.setattr(tasks, "STYLE_STEPS", 4)
     monkeypatch.setattr(training, "PASSES", 2)

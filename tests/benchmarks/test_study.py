@@ -105,14 +105,14 @@ def test_pictures_are_drawn_once_at_the_best_rate_and_with_factors_that_were_kep
     with monkeypatch.context() as without:
         without.setattr(pictures, "trained", None)  # nothing is trained again
         found = drawn()
-        assert [record["contestant"] for record in found] == ["base", "lora_1"]
+        assert [record["contestant"] for record in found] == ["base", "renders", "lora_1"]
     assert all(0 <= record[score] <= 1 for record in found for score in pictures.SCORES)
     assert drawn() == found
     (results / pictures.FILE).unlink()
     for file in cache.rglob("*.safetensors"):
         file.unlink()
     assert drawn() == found  # trained again
-    assert kept.get(cache, study.run_of(found[1]), best["stamp"]) is not None
+    assert kept.get(cache, study.run_of(found[-1]), best["stamp"]) is not None
     text = table.markdown(run(["lora_1"]), known, found)
     assert "## Pictures" in text and "| base | 1 |" in text
 
