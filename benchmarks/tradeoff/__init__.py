@@ -1,21 +1,20 @@
-"""Does LoRA² reach the fidelity of the best fixed rank at a fraction of its bytes, and forget less?
+"""What adaptive ranks are worth: LoRA² beside fixed ranks and other adaptive methods.
 
-On the bundled demo model, for every subject of a file and every seed:
+On the bundled demo model, for tasks that need more and more rank, made of the subjects of a file:
 
-python -m benchmarks.tradeoff tune     learning rates and LoRA² choices, on one subject
-python -m benchmarks.tradeoff run      train and measure; one JSON a run
-python -m benchmarks.tradeoff table    what came out: Markdown, and a Pareto picture
-python -m benchmarks.tradeoff judges   how those that read the pictures do on unseen renders
+python -m benchmarks.tradeoff run        train and measure
+python -m benchmarks.tradeoff pictures   what the adapters of the largest task draw, judged
+python -m benchmarks.tradeoff table      what came out: Markdown, and a picture (matplotlib)
+python -m benchmarks.tradeoff judges     how those that read the pictures do on unseen renders
 
-The judges come with the code; where --judges DIR has none, the last command trains them, with the
-pictures of a work folder of lora2_core.demo_model.recipe. Results go to
-benchmarks/results/tradeoff. Every stage goes on where it stopped, and `--minutes` stops it cleanly.
-Results of other weights, judges, settings or subjects are made again, and the table leaves them
-out. The picture needs matplotlib, the rest does not.
+Fidelity is the denoising loss at fixed noise and times on renders that were not trained on,
+forgetting that on scenes that the task is not about, both in per cent of the base's loss; lower is
+better for both. Each contestant's learning rate is searched on a grid at the first seed, until the
+best has a worse one on either side; other seeds get the best and its neighbours. Each run is
+measured whole and cut, by effect and by σ, so that contestants can be compared at equal sizes.
 
-The primary metric is the denoising loss at fixed noise and times, on renders of the subject in
-places that were not trained on (fidelity) and on scenes without it (forgetting), both relative to
-the base model. The second are pictures drawn from equal seeds, read by networks that were trained
-on the renderer, beside real renders and the base. Intervals are Student's, over subjects, after
-the seeds of a subject are averaged: they speak of subjects that were not tried.
+Results go to runs.jsonl in --results, one line a run. Every stage goes on where it stopped, and
+--minutes stops it cleanly. Results of other weights, settings or subjects stay in the file, are
+made again, and the table leaves them out. LoKr takes lycoris-lora, AdaLoRA peft (both are in
+tests/requirements.txt).
 """

@@ -1,12 +1,18 @@
-"""Adapters cut after training, on bare factors."""
+"""Adapters cut after training, on bare factors whose rows are in the order of their effect."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
+import torch
 from torch import Tensor
 
-from lora2_core.layers.low_rank import budget_ranks, even_ranks, singular_values, truncate
+from lora2_core.effect.spend import ranks_for_budget, ranks_for_share
+from lora2_core.layers.low_rank import singular_values, truncate
+
+from .contestants import WHOLE
 
 Factors = Mapping[str, tuple[Tensor, Tensor]]  # name → (down [r, n], up [m, r])
+SHARES = (0.9999, 0.999, 0.99, 0.95)  # of the effect
+THOUSANDS = (61, 31, 15)  # numbers that are left
 
 
 def parameters(factors: Factors) -> int:
@@ -14,51 +20,38 @@ def parameters(factors: Factors) -> int:
     return sum(down.numel() + up.numel() for down, up in factors.values())
 
 
-def ranks(factors: Factors) -> dict[str, int]:
-    return {name: len(down) for name, (down, _) in factors.items()}
+def cuts(
+    factors: Factors, effects: Mapping[str, Sequence[float]], size: int
+) -> Iterator[tuple[str, Factors]]:
+    """(what was cut, factors): the whole; by effect to SHARES; by effect and by σ to THOUSANDS, as
+    far as these are less than `size`. A component may come to rank 0.
 
-
-def cut(factors: Factors, budget: int, how: str, even: bool) -> Factors:
-    """At most `budget` parameters, but no less than rank 1 everywhere.
-
-    even: the same share of every component; else where it keeps the most energy (svd alone).
-    how: `svd` keeps the best directions, `prefix` the first rows.
+    effects: name → those of its rows, falling.
     """
-    costs = [down.shape[1] + up.shape[0] for down, up in factors.values()]
-    budget = max(budget, sum(costs))
-    if even:
-        kept = even_ranks(list(ranks(factors).values()), costs, budget)
-    else:
-        sigmas = [singular_values(up, down) for down, up in factors.values()]
-        kept = budget_ranks(sigmas, costs, budget)
-    return {
-        name: _first(down, up, rank) if how == "prefix" else _best(down, up, rank)
-        for (name, (down, up)), rank in zip(factors.items(), kept, strict=True)
-    }
+    yield WHOLE, factors
+    costs = [parameters({name: own}) / len(own[0]) for name, own in factors.items()]
+    worth = [torch.tensor(effects[name], dtype=torch.float64) for name in factors]
+    for share in SHARES:
+        yield f"effect {share:g}", _first(factors, ranks_for_share(worth, costs, share))
+    energy = [singular_values(up, down).square() for down, up in factors.values()]
+    for thousand in THOUSANDS:
+        if thousand * 1000 < size:
+            ranks = ranks_for_budget(worth, costs, thousand * 1000)
+            yield f"effect {thousand}k", _first(factors, ranks)
+            ranks = ranks_for_budget(energy, costs, thousand * 1000)
+            yield f"σ {thousand}k", _largest(factors, ranks)
 
 
-def energy_budget(factors: Factors, share: float) -> int:
-    """Parameters of the directions that hold the share of all Σσ², taken where they cost least."""
-    costs = [down.shape[1] + up.shape[0] for down, up in factors.values()]
-    found = sorted(
-        ((value**2 / cost, value**2, cost)
-         for (down, up), cost in zip(factors.values(), costs, strict=True)
-         for value in singular_values(up, down).tolist()),
-        reverse=True,
-    )  # fmt: skip
-    wanted, spent = share * sum(energy for _, energy, _ in found), 0
-    for _, energy, cost in found:
-        if wanted <= 0:
-            break
-        wanted -= energy
-        spent += cost
-    return spent
+def named(factors: Factors, effects: Mapping[str, Sequence[float]], name: str) -> Factors:
+    """The cut of that name."""
+    return next(cut for key, cut in cuts(factors, effects, parameters(factors)) if key == name)
 
 
-def _first(down: Tensor, up: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    return down[:rank], up[:, :rank]
+def _first(factors: Factors, ranks: Sequence[int]) -> Factors:
+    pairs = zip(factors.items(), ranks, strict=True)
+    return {name: (down[:rank], up[:, :rank]) for (name, (down, up)), rank in pairs if rank}
 
 
-def _best(down: Tensor, up: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    up, down = truncate(up, down, rank)
-    return down, up
+def _largest(factors: Factors, ranks: Sequence[int]) -> Factors:
+    pairs = zip(factors.items(), ranks, strict=True)
+    return {name: truncate(up, down, rank)[::-1] for (name, (down, up)), rank in pairs if rank}

@@ -1,7 +1,7 @@
 """A network that tells individuals apart, trained on the renderer."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -78,26 +78,44 @@ def held_out(network: Identity, families: int = 40) -> dict[str, float]:
 
 
 class Portrait:
-    """One subject to be known again: its own renders beside strangers and twins of its kind."""
+    """One subject to be known again: its own renders beside strangers and twins of its kind, and
+    beside its company.
 
-    def __init__(self, network: Identity, subject: Subject, renders: np.ndarray):
+    renders, and each of company: uint8 [n, 128, 128, 3] of one subject. coded: what renders have
+    gone through before they are shown to it; strangers and twins go through it, too.
+    """
+
+    def __init__(
+        self,
+        network: Identity,
+        subject: Subject,
+        renders: np.ndarray,
+        company: Sequence[np.ndarray] = (),
+        coded: Callable[[np.ndarray], np.ndarray] = lambda pictures: pictures,
+    ):
         rng = random.Random(_HELD_OUT)
         others = [individual(rng, subject.kind) for _ in range(_PANEL)]
         others += [twin(subject, rng) for _ in range(_PANEL)]
-        seen = [renders, *(views(other, rng) for other in others)]
         self._network = network
-        with torch.no_grad():
-            means = torch.stack([network(to_tensor(pictures)).mean(0) for pictures in seen])
-        self._known = F.normalize(means, dim=-1)
+        self._panel = self._known([renders, *(coded(views(other, rng)) for other in others)])
+        self._company = self._known([renders, *company])
 
     @torch.no_grad()
     def read(self, pictures: np.ndarray) -> dict[str, float]:
-        """likeness: mean cosine to the subject. identified: share nearest to it of the panel."""
-        near = self._network(to_tensor(pictures)) @ self._known.t()
+        """likeness: mean cosine to the subject. identified: share nearest to it of the panel.
+        confused: share nearer to another of the company."""
+        found = self._network(to_tensor(pictures))
+        near = found @ self._panel.t()
         return {
             "likeness": round(near[:, 0].mean().item(), 4),
             "identified": _share(near.argmax(1) == 0),
+            "confused": _share((found @ self._company.t()).argmax(1) != 0),
         }
+
+    @torch.no_grad()
+    def _known(self, seen: Sequence[np.ndarray]) -> Tensor:
+        means = torch.stack([self._network(to_tensor(pictures)).mean(0) for pictures in seen])
+        return F.normalize(means, dim=-1)
 
 
 def _train(batches: int, jobs: int) -> Identity:

@@ -1,7 +1,7 @@
-"""Means with intervals, for subjects that were not tried."""
+"""Means with intervals: over seeds of one task, and over tasks."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
@@ -10,7 +10,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """mean ± half; half is NaN if there are fewer than two subjects. count: of subjects."""
+    """mean ± half; half is NaN if there are fewer than two numbers. count: of these."""
 
     mean: float
     half: float
@@ -25,30 +25,32 @@ class Interval:
         return f"{self.mean:.3f} ± {self.half:.3f}"
 
 
-def over_subjects(values: Mapping[tuple[str, int], float]) -> Interval:
-    """Student's interval at 95 %; values: (subject, seed) → number.
+def interval(numbers: Iterable[float]) -> Interval:
+    """Student's interval at 95 %."""
+    found = list(numbers)
+    if len(found) < 2:
+        return Interval(fmean(found), math.nan, len(found))
+    half = t_quantile(len(found) - 1) * stdev(found) / math.sqrt(len(found))
+    return Interval(fmean(found), half, len(found))
 
-    The seeds of a subject are averaged first: they are no independent witnesses of what happens
-    on another subject.
+
+def over_tasks(values: Mapping[tuple[str, int], float]) -> Interval:
+    """Of tasks that were not tried; values: (task, seed) → number.
+
+    The seeds of a task are averaged first: they are no independent witnesses of what happens on
+    another task.
     """
-    by_subject: dict[str, list[float]] = {}
-    for (subject, _), value in values.items():
-        by_subject.setdefault(subject, []).append(value)
-    means = [fmean(found) for found in by_subject.values()]
-    if len(means) < 2:
-        return Interval(fmean(means), math.nan, len(means))
-    half = t_quantile(len(means) - 1) * stdev(means) / math.sqrt(len(means))
-    return Interval(fmean(means), half, len(means))
+    by_task: dict[str, list[float]] = {}
+    for (task, _), value in values.items():
+        by_task.setdefault(task, []).append(value)
+    return interval(fmean(found) for found in by_task.values())
 
 
-def paired(
+def differences(
     values: Mapping[tuple[str, int], float], others: Mapping[tuple[str, int], float]
-) -> Interval | None:
-    """Of the differences values − others where both are known, or None if they share nothing."""
-    shared = values.keys() & others.keys()
-    if not shared:
-        return None
-    return over_subjects({key: values[key] - others[key] for key in sorted(shared)})
+) -> dict[tuple[str, int], float]:
+    """values − others where both are known."""
+    return {key: values[key] - others[key] for key in sorted(values.keys() & others.keys())}
 
 
 def t_quantile(freedom: int, level: float = LEVEL) -> float:

@@ -1,24 +1,29 @@
-"""What one run learns from and is asked: a subject, and the places that a seed gives it."""
+"""What one run learns from and is asked: a task, and the places that a seed gives it."""
 
 import random
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
+
+import numpy as np
 
 from lora2_core.backbones.diffusers_unet import DiffusersUNet
 from lora2_core.demo_model import bundled, checkpoint, studio
 from lora2_core.demo_model.checkpoint import DemoModel
+from lora2_core.demo_model.shapes import PICTURE
 from lora2_core.diffusion.data import Example
-from lora2_core.drawn_world import photograph
+from lora2_core.drawn_world import photograph, render
 from lora2_core.drawn_world.backgrounds import BACKGROUNDS
-from lora2_core.drawn_world.scene import COLOURS, Scene, random_scene, subject_scene
+from lora2_core.drawn_world.scene import Scene, caption, random_scene, subject_scene
 from lora2_core.drawn_world.subjects import Subject
-from lora2_core.drawn_world.wear import ACCESSORIES
 
 from .denoising import Probe, probe
+from .tasks import Task
 
-PICTURES = 5  # learned from
+PICTURES = 5  # learned from, of each subject
+STYLE_PICTURES = 20  # of a hand
+# scenes, times of each: of what is learned alone, of each of several subjects, and of the rest
+ALONE, EACH, GENERAL = (16, 8), (8, 4), (48, 4)
 _UNSEEN = 10**7  # seeds from here on are in no training set
-_SUBJECT, _GENERAL, _KIND = (16, 8), (64, 4), (32, 4)  # scenes, times of each
 
 
 @lru_cache(maxsize=1)
@@ -31,75 +36,56 @@ def denoiser() -> DiffusersUNet:
     return DiffusersUNet(model().unet)
 
 
+@cache
+def lesson(task: Task, seed: int) -> "Lesson":
+    """One of each in a process, so that the base is measured once."""
+    return Lesson(task, seed)
+
+
 @lru_cache(maxsize=1)
-def _general() -> tuple[Probe, float]:
+def general() -> tuple[Probe, float]:
+    """Scenes that no task is about, and the base's loss on them."""
     rng = random.Random(_UNSEEN)
-    found = probe(model(), [random_scene(rng) for _ in range(_GENERAL[0])], _GENERAL[1], _UNSEEN)
-    return found, found.loss(denoiser())
-
-
-@lru_cache(maxsize=16)
-def _kind(kind: str) -> tuple[Probe, float]:
-    rng = random.Random(_UNSEEN + 1)
-    scenes = [replace(random_scene(rng), kind=kind) for _ in range(_KIND[0])]
-    found = probe(model(), scenes, _KIND[1], _UNSEEN + 1)
+    found = probe(model(), [random_scene(rng) for _ in range(GENERAL[0])], GENERAL[1], _UNSEEN)
     return found, found.loss(denoiser())
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """One subject at one seed; the seed chooses places, and noise and order of the training."""
+    """One task at one seed; the seed chooses places, and noise and order of the training."""
 
-    subject: Subject
+    task: Task
     seed: int
-
-    @cached_property
-    def _photographs(self) -> list:
-        return photograph(self.subject, PICTURES, self.seed)
 
     @cached_property
     def examples(self) -> list[Example]:
         """To train on."""
-        return studio.examples(model(), self._photographs)
+        shots = [shot for one in self.task.subjects for shot in self._album(one)]
+        if self.task.hand is not None:
+            scenes = self._in_the_hand(random.Random(self.seed), STYLE_PICTURES)
+            shots += [(render(scene, PICTURE), caption(scene)) for scene in scenes]
+        return studio.examples(model(), shots)
 
     @cached_property
-    def unseen_places(self) -> list[str]:
-        seen = " ".join(text for _, text in self._photographs)
-        return [place for place in BACKGROUNDS if place not in seen]
+    def probes(self) -> list[tuple[Probe, float]]:
+        """(probe, loss of the base) of each subject, or of the hand, in unseen scenes."""
+        scenes, passes = EACH if len(self.task.subjects) > 1 else ALONE
+        if self.task.hand is not None:
+            asked = [self._in_the_hand(random.Random(_UNSEEN + self.seed), scenes)]
+        else:
+            asked = [self.unseen(one, scenes) for one in self.task.subjects]
+        found = [probe(model(), one, passes, _UNSEEN + self.seed) for one in asked]
+        return [(one, one.loss(denoiser())) for one in found]
 
-    @cached_property
-    def unseen_renders(self) -> list[Scene]:
-        """The subject as it is, in places that it was not learned in."""
+    def unseen(self, subject: Subject, count: int) -> list[Scene]:
+        """The subject in places that it was not learned in."""
+        seen = " ".join(text for _, text in self._album(subject))
+        places = [place for place in BACKGROUNDS if place not in seen]
         rng = random.Random(_UNSEEN + self.seed)
-        places = self.unseen_places
-        return [
-            subject_scene(self.subject, places[index % len(places)], rng)
-            for index in range(_SUBJECT[0])
-        ]
+        return [subject_scene(subject, places[index % len(places)], rng) for index in range(count)]
 
-    @cached_property
-    def probes(self) -> dict[str, tuple[Probe, float]]:
-        """Name → (probe, loss of the base). subject: fidelity. general: forgetting. kind: of the
-        subject's own kind without its rare word, what drifts first."""
-        own = probe(model(), self.unseen_renders, _SUBJECT[1], _UNSEEN + self.seed)
-        return {
-            "subject": (own, own.loss(denoiser())),
-            "general": _general(),
-            "kind": _kind(self.subject.kind),
-        }
+    def _album(self, subject: Subject) -> list[tuple[np.ndarray, str]]:
+        return photograph(subject, PICTURES, self.seed)
 
-    @cached_property
-    def asked(self) -> list[Scene]:
-        """What is drawn, in unseen places: two as the subject is, two wearing, two recoloured."""
-        rng = random.Random(_UNSEEN + self.seed)
-        places = rng.sample(self.unseen_places, 6)
-        plain = [subject_scene(self.subject, place, rng) for place in places[:2]]
-        worn = [
-            subject_scene(self.subject, place, rng, accessory=thing)
-            for place, thing in zip(places[2:4], rng.sample(ACCESSORIES, 2), strict=True)
-        ]
-        painted = [
-            subject_scene(self.subject, place, rng, colour=colour)
-            for place, colour in zip(places[4:], rng.sample(list(COLOURS), 2), strict=True)
-        ]
-        return [*plain, *worn, *painted]
+    def _in_the_hand(self, rng: random.Random, count: int) -> list[Scene]:
+        return [replace(random_scene(rng), hand=self.task.hand) for _ in range(count)]

@@ -1,56 +1,86 @@
-"""Loss against bytes, as a picture. Needs matplotlib."""
+"""Fidelity and forgetting against bytes, and against each other, as a picture. Needs matplotlib."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 
 from lora2_core.errors import LoRA2Error
 
-from .contestants import CONTESTANTS, FIXED, REFERENCE
-from .intervals import paired
-from .table import loss, megabytes, values
+from .best import best_runs, cell
+from .contestants import CONTESTANTS, REFERENCE, WHOLE
+from .frontier import Point, frontier, points
+from .tasks import Task
 
-_PANELS = (("subject", "fidelity"), ("general", "forgetting"))
-_GREY, _BLUE, _RED = "#8a8f98", "#2f6fd0", "#c8503c"
-_SHOWN = (  # beside the fixed ranks; all are in the table
-    "lora2", "lora2_low", "lora2_high", "lora2_lower_rate", "lora2_no_rank_term", "lora_16_cut",
-    "lora_64_cut", "nu_term_low", "nu_term_high", "paper", "ac_product", "ac_paper",
-)  # fmt: skip
-
-
-def points(records: Sequence[Mapping], probe: str) -> dict[str, tuple[float, float, float]]:
-    """Contestant → (MB, loss less that of REFERENCE, half of its interval), where it has bytes."""
-    found = {}
-    own = values(records, REFERENCE, loss(probe))
-    for name in CONTESTANTS:
-        losses, sizes = values(records, name, loss(probe)), values(records, name, megabytes)
-        if losses and own and sum(sizes.values()) > 0:
-            gap = paired(losses, own)
-            found[name] = sum(sizes.values()) / len(sizes), gap.mean, gap.half
-    return found
+_COLOURS = {
+    "lora2": "#2f6fd0", "lora_1": "#c9ccd2", "lora_4": "#a4a9b2", "lora_16": "#747a85",
+    "lora_64": "#3f444d", "paper": "#c8503c", "ac_product": "#d99a2b", "ac_paper": "#8a6d3b",
+    "lokr": "#4a9a62", "adalora": "#8a58b8",
+}  # fmt: skip
+_SIZES = ("effect 0.9999", "effect 0.999", "effect 0.99", "effect 0.95", "effect 61k",
+          "effect 31k", "effect 15k")  # fmt: skip
 
 
-def draw(records: Sequence[Mapping], path: Path) -> None:
-    """Raises LoRA2Error without matplotlib."""
+_TICKS = (0.03, 0.1, 0.3, 1, 3)  # MB
+_LEAST = 0.6  # of the best fidelity: what is less faithful is not shown
+
+
+def by_size(records: Sequence[Mapping], task: str, name: str, column: int) -> list[Point]:
+    """(MB, fidelity or forgetting) of the whole and of its cuts by effect, the largest first, means
+    over the seeds at the best rate. column: 1 or 2."""
+    runs = list(best_runs(records, task, name).values())
+    whole = _mean(runs, WHOLE, column)
+    smaller = [_mean(runs, cut, column) for cut in _SIZES]
+    return [whole, *sorted((p for p in smaller if p and p[0] < whole[0]), reverse=True)]
+
+
+def _mean(runs: Sequence[Mapping], cut: str, column: int) -> Point | None:
+    found = [run["cuts"][cut] for run in runs if cut in run["cuts"]]
+    if len(found) < len(runs):
+        return None
+    return 2e-6 * fmean(one[0] for one in found), fmean(one[column] for one in found)
+
+
+def _faithful(line: Sequence[Point]) -> list[Point]:
+    return [point for point in line if point[0] <= _LEAST * line[-1][0]]
+
+
+def draw(records: Sequence[Mapping], tasks: Mapping[str, Task], path: Path) -> None:
+    """One column a task. Raises LoRA2Error without matplotlib."""
     try:
         from matplotlib.figure import Figure
+        from matplotlib.ticker import FixedLocator, NullFormatter, ScalarFormatter
     except ImportError:
         raise LoRA2Error("the picture needs matplotlib; pip install matplotlib") from None
-    figure = Figure(figsize=(13, 5.5), layout="constrained")
-    fixed = [f"lora_{rank}" for rank in FIXED]
-    for axes, (probe, title) in zip(figure.subplots(1, 2), _PANELS, strict=True):
-        found = points(records, probe)
-        for name in [*fixed, *_SHOWN]:
-            if name not in found:
+    here = [name for name in tasks if any(record["task"] == name for record in records)]
+    figure = Figure(figsize=(3.6 * len(here) + 1.2, 10.5), layout="constrained")
+    grid = figure.subplots(3, len(here), squeeze=False)
+    for column, task in enumerate(here):
+        top, middle, bottom = (row[column] for row in grid)
+        top.set_title(task, fontsize=10)
+        for name in reversed(CONTESTANTS):
+            if not best_runs(records, task, name):
                 continue
-            size, middle, half = found[name]
-            colour = _GREY if name in fixed else _BLUE if name.startswith("lora2") else _RED
-            axes.errorbar(size, middle, half, fmt="o", ms=5, color=colour, lw=0.9, capsize=2)
-            axes.annotate(name, (size, middle), (5, 4), textcoords="offset points", fontsize=8)
-        line = [found[name][:2] for name in fixed if name in found]
-        if line:
-            axes.plot(*zip(*line, strict=True), color=_GREY, lw=0.8)
-        axes.axhline(0, color=_BLUE, lw=0.6, ls=":")
-        axes.set(xscale="log", title=f"{title} (lower is better)", xlabel="MB in half precision")
-        axes.set_ylabel(f"loss less that of {REFERENCE}, % of the base's")
-        axes.grid(alpha=0.3, lw=0.5)
-    figure.savefig(path, dpi=110)
+            look = {"color": _COLOURS[name], "lw": 2.0 if name == REFERENCE else 1.1}
+            for axes, which in ((top, 1), (middle, 2)):
+                line = by_size(records, task, name, which)
+                axes.plot(*zip(*line, strict=True), "-o", ms=2.5, label=name, **look)
+                axes.plot(*line[0], "o", ms=6, color=_COLOURS[name])
+            first = min(record["seed"] for record in cell(records, task, name))
+            own = [r for r in cell(records, task, name) if r["seed"] == first]
+            line = _faithful(frontier(points(own)))
+            bottom.plot(*zip(*line, strict=True), "-o", ms=2.5, **look)
+        for axes, what in ((top, "fidelity"), (middle, "forgetting")):
+            axes.set(xscale="log", xlabel="MB in half precision", ylabel=f"{what}, %")
+            axes.xaxis.set_major_locator(FixedLocator(_TICKS))
+            axes.xaxis.set_major_formatter(ScalarFormatter())
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        bottom.set(xlabel="fidelity, %", ylabel="forgetting, %")
+        for axes in (top, middle, bottom):
+            axes.grid(alpha=0.3, lw=0.5)
+    handles = {}
+    for axes in grid[0]:
+        handles |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
+    order = [name for name in CONTESTANTS if name in handles]
+    figure.suptitle("Lower is better in all of them", fontsize=10)
+    figure.legend([handles[name] for name in order], order, loc="outside lower center", ncols=10)
+    figure.savefig(path, dpi=90)

@@ -1,197 +1,253 @@
 """What came out, as Markdown."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
-from lora2_core.drawn_world.subjects import Subject
-
-from .adaptivity import complexity, share_between, spearman
-from .contestants import CONTESTANTS, FIXED, REFERENCE
-from .intervals import Interval, over_subjects, paired
+from .adaptivity import share_between
+from .best import best_runs, cell, is_open
+from .contestants import CONTESTANTS, REFERENCE, WHOLE
+from .cutting import THOUSANDS
+from .frontier import forgetting_at, level_of_both, points
+from .intervals import Interval, differences, interval, over_tasks
+from .pictures import ANCHORS, SCORES
+from .tasks import Task
 
 Records = Sequence[Mapping]
-Values = dict[tuple[str, int], float]
+Values = dict[tuple[str, int], float]  # (task, seed) → number
+_SIZE, _FIDELITY, _FORGETTING = range(3)  # of what is known of a cut
+_OPEN = "?"  # behind a rate that the search may yet leave
+UNCUT = f"{REFERENCE}, uncut"
 
 
-def values(records: Records, contestant: str, of: Callable[[Mapping], float | None]) -> Values:
-    """(subject, seed) → what `of` takes from the contestant's record, where there is such."""
-    found = {
-        (record["subject"], record["seed"]): of(record)
-        for record in records
-        if record["contestant"] == contestant
-    }
-    return {key: value for key, value in found.items() if value is not None}
-
-
-def loss(probe: str) -> Callable[[Mapping], float | None]:
-    """Of the probe, per cent above the base's."""
-    return lambda record: 100 * record["losses"][probe]["relative"] if "losses" in record else None
-
-
-def picture(score: str) -> Callable[[Mapping], float | None]:
-    return lambda record: record.get("pictures", {}).get(score)
-
-
-def megabytes(record: Mapping) -> float | None:
-    """Of the factors in half precision."""
-    return 2e-6 * record["parameters"] if "parameters" in record else None
-
-
-def mean_rank(record: Mapping) -> float | None:
-    return fmean(record["ranks"]) if "ranks" in record else None
-
-
-def markdown(records: Records, subjects: Mapping[str, Subject], refused: Sequence[str] = ()) -> str:
-    """Four tables and the answer; subjects: of the file that the runs were made with."""
-    present = [name for name in CONTESTANTS if any(r["contestant"] == name for r in records)]
+def markdown(
+    records: Records, tasks: Mapping[str, Task], drawn: Records = (), left_out: int = 0
+) -> str:
+    """records: of study.FILE, drawn: of pictures.FILE. Whatever is missing is left out."""
+    here = [name for name in tasks if any(record["task"] == name for record in records)]
     parts = [
-        "# LoRA² against fixed ranks, on the demo model",
-        _counts(records, refused),
-        _answer(records, present),
-        "## Denoising loss, per cent above the base's",
-        "Fidelity is of unseen renders of the subject in unseen places (lower is better), "
-        "forgetting of scenes without it, drift of plain objects of its kind (nearer 0 is better). "
-        f"Each Δ is the paired difference from {REFERENCE}; bold where its interval leaves out 0.",
-        _losses(records, present),
-        "## Pictures drawn from equal noise",
-        _pictures(records, present),
-        "## Mean rank by subject",
-        "Number of things that set the subject apart in brackets; `between` is the share of the "
-        "variance that is the subject's and not the seed's, `follows` the rank correlation with "
-        "that number.",
-        _ranks(records, present, subjects),
-        "## What pulls at ν",
-        "|dL/dν| without the rank term, in the median component: of single steps, and of their "
-        "mean over the run; `signal` is mean / root mean square, 1 if all steps agree.",
-        _pulls(records, present),
+        "# LoRA² beside fixed ranks and other adaptive methods, on the demo model",
+        _counts(records, len(here), left_out),
+        "Fidelity is the denoising loss on unseen pictures of what was learned, forgetting that on "
+        "scenes without it, per cent above the base's; lower is better for both. Each contestant "
+        f"is at its best rate. Each Δ is the paired difference from {REFERENCE} with its interval "
+        "at 95 %, Student's; bold where that leaves out 0. `s` are seconds of training; a rate "
+        f"with {_OPEN} is the best so far of a search that has not ended.",
+        "## Over all tasks",
+        "Δ by task, the interval over tasks; forgetting, too, where the more faithful of the two "
+        "is brought to the other's best fidelity by rate, cut or strength.",
+        _overall(records, here),
     ]
+    for name in here:
+        parts += [f"## {name}", f"{tasks[name].steps} steps.", _at_best(records, name)]
+        for thousand in THOUSANDS:
+            if rows := _at_size(records, name, thousand):
+                parts += [f"### {name}: cut to {thousand}k parameters", rows]
+        if rows := _at_equal_fidelity(records, name):
+            parts += [
+                f"### {name}: at equal fidelity",
+                "Forgetting at the best fidelity of the less faithful of the two.",
+                rows,
+            ]
+    parts += [
+        "## Mean rank by task",
+        "Of the file; `between` is the share of the variance that is the task's, not the seed's.",
+        _ranks(records, here),
+    ]
+    if drawn:
+        parts += [
+            "## Pictures",
+            "identified: shares nearest to the right one of its kind, twins and strangers beside "
+            "it; confused: nearer to another subject that was learned; background: where asked. "
+            "`renders` are real ones through the autoencoder, which is the ceiling.",
+            _pictures(drawn),
+        ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _counts(records: Records, refused: Sequence[str]) -> str:
-    subjects = {record["subject"] for record in records}
+def at_best(records: Records, task: str, row: str, of: Callable[[Mapping], float]) -> Values:
+    """(task, seed) → what `of` takes from the run at the best rate."""
+    name = REFERENCE if row == UNCUT else row
+    return {(task, seed): of(run) for seed, run in best_runs(records, task, name).items()}
+
+
+def of_cut(records: Records, task: str, row: str, cut: str, column: int) -> Values:
+    """(task, seed) → a number of a cut at the best rate; of the whole where that is no larger than
+    the cut would be."""
+    return at_best(records, task, row, lambda run: run["cuts"].get(cut, run["cuts"][WHOLE])[column])
+
+
+def saved(row: str) -> str:
+    """The cut that a row of the table is about."""
+    return WHOLE if row == UNCUT else CONTESTANTS[row].saved
+
+
+def equal_fidelity(
+    records: Records, task: str, name: str
+) -> dict[tuple[str, int], tuple[float, float, float]]:
+    """(task, seed) → (fidelity, the reference's forgetting there, the contestant's)."""
+    found = {}
+    ours, theirs = (_by_seed(cell(records, task, one)) for one in (REFERENCE, name))
+    for seed in sorted(ours.keys() & theirs.keys()):
+        both = points(ours[seed]), points(theirs[seed])
+        level = level_of_both(*both)
+        found[task, seed] = (level, *(forgetting_at(one, level) for one in both))
+    return found
+
+
+def _by_seed(records: Records) -> dict[int, list[Mapping]]:
+    found: dict[int, list[Mapping]] = {}
+    for record in records:
+        if "cuts" in record:
+            found.setdefault(record["seed"], []).append(record)
+    return found
+
+
+def _counts(records: Records, tasks: int, left_out: int) -> str:
     seeds = {record["seed"] for record in records}
-    text = f"{len(records)} runs, {len(subjects)} subjects, {len(seeds)} seeds"
-    diverged = sum("diverged" in record for record in records)
-    if diverged:
+    text = f"{len(records)} runs, {tasks} tasks, {len(seeds)} seeds"
+    if diverged := sum("diverged" in record for record in records):
         text += f", {diverged} diverged"
-    if refused:
-        text += f"; {len(refused)} results of other weights, judges or subjects were left out"
-    return text + ". Intervals: 95 %, Student's, over subjects."
+    if left_out:
+        text += f"; {left_out} results of other weights, settings or subjects were left out"
+    return text + "."
 
 
-def _answer(records: Records, present: Sequence[str]) -> str:
-    """The question in numbers; the best fixed rank is the one of the lowest mean loss."""
-    complete = values(records, REFERENCE, loss("subject"))
-    fixed = {}
-    for name in (f"lora_{rank}" for rank in FIXED):
-        found = values(records, name, loss("subject"))
-        if found and found.keys() >= complete.keys():
-            fixed[name] = fmean(found[key] for key in complete)
-    if not complete or not fixed:
-        return ""
-    best = min(fixed, key=fixed.get)
-    parts = []
-    for probe, what in (("subject", "fidelity"), ("general", "forgetting"), ("kind", "drift")):
-        gap = paired(values(records, REFERENCE, loss(probe)), values(records, best, loss(probe)))
-        parts.append(f"{what} {_signed(gap)}")
-    own, other = (fmean(values(records, n, megabytes).values()) for n in (REFERENCE, best))
-    return (
-        f"The best fixed rank is {best}. Against it {REFERENCE} takes {own / other:.2f} of the "
-        f"bytes; its loss less that of {best}: {', '.join(parts)}."
-    )
+def _rows(records: Records) -> list[str]:
+    """What a table has rows of: who is there, and the reference before its cut."""
+    present = {record["contestant"] for record in records}
+    found = [name for name in CONTESTANTS if name in present]
+    if REFERENCE in present:
+        found.insert(1, UNCUT)
+    return found
 
 
-def _losses(records: Records, present: Sequence[str]) -> str:
-    head = ["", "runs", "MB", "mean rank", "fidelity", "Δ", "forgetting", "Δ", "drift", "Δ", "s"]
+def _overall(records: Records, tasks: Sequence[str]) -> str:
     rows = []
-    for name in present:
-        if not values(records, name, loss("subject")):
+    for row in _rows(records):
+        if row == REFERENCE:
             continue
-        row = [name, str(len(values(records, name, loss("subject"))))]
-        row.append(_plain(values(records, name, megabytes), 3))
-        row.append(_plain(values(records, name, mean_rank), 2))
-        for probe in ("subject", "general", "kind"):
-            row += _beside(records, name, loss(probe), 2)
-        row.append(_plain(values(records, name, _seconds), 0))
-        rows.append(row)
+        cells, count = [], 0
+        for column in (_FIDELITY, _FORGETTING):
+            gaps: Values = {}
+            for task in tasks:
+                own = of_cut(records, task, row, saved(row), column)
+                gaps |= differences(own, of_cut(records, task, REFERENCE, saved(REFERENCE), column))
+            count = len({task for task, _ in gaps})
+            cells.append(_signed(over_tasks(gaps)) if gaps else "")
+        equal = {}
+        if row != UNCUT:
+            for task in tasks:
+                found = equal_fidelity(records, task, row)
+                equal |= {key: theirs - ours for key, (_, ours, theirs) in found.items()}
+        cells.append(_signed(over_tasks(equal)) if equal else "")
+        rows.append([row, str(count), *cells])
+    return _table(["", "tasks", "fidelity Δ", "forgetting Δ", "at equal fidelity Δ"], rows)
+
+
+def _at_best(records: Records, task: str) -> str:
+    head = ["", "rate", "seeds", "MB", "mean rank", "fidelity", "Δ", "forgetting", "Δ", "s"]
+    rows = []
+    for row in _rows(records):
+        name = REFERENCE if row == UNCUT else row
+        runs = best_runs(records, task, name)
+        if not runs:
+            continue
+        cut = saved(row)
+        rank = "mean_rank" if cut == WHOLE else "saved_rank"
+        rows.append([
+            row,
+            f"{next(iter(runs.values()))['rate']:.2g}{_OPEN * is_open(records, task, name)}",
+            str(len(runs)),
+            f"{2e-6 * fmean(run['cuts'][cut][_SIZE] for run in runs.values()):.3f}",
+            f"{fmean(run[rank] for run in runs.values()):.2f}",
+            *_beside(records, task, row, cut, saved(REFERENCE)),
+            f"{fmean(run['seconds'] for run in runs.values()):.0f}",
+        ])  # fmt: skip
     return _table(head, rows)
 
 
-def _pictures(records: Records, present: Sequence[str]) -> str:
-    scores = ("likeness", "identified", "background", "accessory", "colour")
-    head = [""] + [part for score in scores for part in (score, "Δ")]
-    rows = [
-        [name, *(cell for score in scores for cell in _beside(records, name, picture(score), 3))]
-        for name in present
-        if values(records, name, picture("likeness"))
-    ]
-    return _table(head, rows) if rows else "No pictures were read."
+def _beside(records: Records, task: str, row: str, cut: str, other: str) -> list[str]:
+    """[fidelity, Δ, forgetting, Δ] of a cut beside one of the reference's."""
+    cells = []
+    for column in (_FIDELITY, _FORGETTING):
+        own = of_cut(records, task, row, cut, column)
+        gaps = {}
+        if row != REFERENCE:
+            gaps = differences(own, of_cut(records, task, REFERENCE, other, column))
+        cells.append(f"{fmean(own.values()):.2f}" if own else "")
+        cells.append(_signed(interval(gaps.values())) if gaps else "")
+    return cells
 
 
-def _ranks(records: Records, present: Sequence[str], subjects: Mapping[str, Subject]) -> str:
-    tried = {record["subject"] for record in records}
-    order = sorted((s for s in subjects if s in tried), key=lambda s: complexity(subjects[s]))
-    head = ["", *(f"{name} ({complexity(subjects[name])})" for name in order)]
+def _at_size(records: Records, task: str, thousand: int) -> str:
+    """One table; "" where nothing was cut to that size."""
+    head = ["", "fidelity, by effect", "Δ", "forgetting", "Δ", "fidelity, by σ", "forgetting"]
     rows = []
-    for name in present:
-        found = values(records, name, mean_rank)
-        if len(set(found.values())) < 2:
+    for name in CONTESTANTS:
+        if not best_runs(records, task, name):
             continue
-        by_subject = {s: [v for (t, _), v in found.items() if t == s] for s in order}
-        known = [s for s in order if by_subject[s]]
-        means = [fmean(by_subject[s]) for s in known]
-        row = [name, *(f"{fmean(v):.2f}" if v else "" for v in by_subject.values())]
-        row.append(_number(share_between(found)))
-        row.append(_number(spearman([complexity(subjects[s]) for s in known], means)))
-        rows.append(row)
-    return _table([*head, "between", "follows"], rows)
+        effect, sigma = (f"{how} {thousand}k" for how in ("effect", "σ"))
+        by_sigma = _beside(records, task, name, sigma, sigma)
+        own = _beside(records, task, name, effect, effect)
+        rows.append([name, *own, by_sigma[0], by_sigma[2]])
+    return _table(head, rows) if rows else ""
 
 
-def _pulls(records: Records, present: Sequence[str]) -> str:
-    keys = ("size_of_step", "size_of_mean", "signal", "early", "late")
+def _at_equal_fidelity(records: Records, task: str) -> str:
     rows = []
-    for name in present:
-        found = [r for r in records if r["contestant"] == name and r.get("pull")]
+    for name in CONTESTANTS:
+        found = {} if name == REFERENCE else equal_fidelity(records, task, name)
         if found:
-            settings = found[0]["stamp"]["settings"]
-            cells = [f"{fmean(r['pull'][key] for r in found):.2g}" for key in keys]
-            rows.append([name, f"{settings['lambda_r']:g}", *cells])
-    return _table(["", "λ_r", "step", "mean", "signal", "early step", "late step"], rows)
+            levels, ours, theirs = zip(*found.values(), strict=True)
+            gaps = [other - own for own, other in zip(ours, theirs, strict=True)]
+            means = [f"{fmean(numbers):.2f}" for numbers in (levels, ours, theirs)]
+            rows.append([name, str(len(found)), *means, _signed(interval(gaps))])
+    head = ["", "seeds", "fidelity", f"{REFERENCE} forgets", "it forgets", "Δ"]
+    return _table(head, rows) if rows else ""
 
 
-def _seconds(record: Mapping) -> float | None:
-    return record.get("seconds", {}).get("training")
+def _ranks(records: Records, tasks: Sequence[str]) -> str:
+    rows = []
+    for row in _rows(records):
+        rank = "mean_rank" if saved(row) == WHOLE else "saved_rank"
+        found: Values = {}
+        for task in tasks:
+            found |= at_best(records, task, row, lambda run, rank=rank: run[rank])
+        means = [[value for (key, _), value in found.items() if key == task] for task in tasks]
+        between = share_between(_at_common_seeds(found))
+        rows.append([
+            row,
+            *(f"{fmean(values):.2f}" if values else "" for values in means),
+            "" if between is None else f"{between:.2f}",
+        ])  # fmt: skip
+    return _table(["", *tasks, "between"], rows)
 
 
-def _beside(
-    records: Records, name: str, of: Callable[[Mapping], float | None], digits: int
-) -> list[str]:
-    """[mean ± half, difference from the reference]."""
-    found = values(records, name, of)
-    if not found:
-        return ["", ""]
-    own = over_subjects(found)
-    gap = None if name == REFERENCE else paired(found, values(records, REFERENCE, of))
-    return [_spread(own, digits), "" if gap is None else _signed(gap, digits)]
+def _at_common_seeds(values: Values) -> Values:
+    """Without the seeds that not every task has."""
+    tasks = {task for task, _ in values}
+    return {
+        (task, seed): value
+        for (task, seed), value in values.items()
+        if all((other, seed) in values for other in tasks)
+    }
 
 
-def _spread(found: Interval, digits: int) -> str:
-    return f"{found.mean:.{digits}f} ± {found.half:.{digits}f}"
+def _pictures(drawn: Records) -> str:
+    rows = []
+    for name in (*ANCHORS, *CONTESTANTS):
+        found = [record for record in drawn if record["contestant"] == name]
+        if found:
+            means = [f"{fmean(record[score] for record in found):.3f}" for score in SCORES]
+            rows.append([name, str(len(found)), *means])
+    return _table(["", "seeds", *SCORES], rows)
 
 
 def _signed(found: Interval, digits: int = 2) -> str:
-    text = f"{found.mean:+.{digits}f} ± {found.half:.{digits}f}"
+    text = f"{found.mean:+.{digits}f}"
+    if found.count > 1:
+        text += f" ± {found.half:.{digits}f}"
     return f"**{text}**" if found.clear else text
-
-
-def _plain(found: Values, digits: int) -> str:
-    return f"{fmean(found.values()):.{digits}f}" if found else ""
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None or math.isnan(value) else f"{value:.2f}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -78,13 +78,13 @@ def _spline(a: float, b: float, c: float, d: float, t: float) -> float:
 
 
 class Pen:
-    """Draws filled and outlined shapes on a canvas."""
+    """Draws filled and outlined shapes on a canvas; line: width of outlines in local units."""
 
-    def __init__(self, canvas: Image.Image, place: Place, ink: Colour):
+    def __init__(self, canvas: Image.Image, place: Place, ink: Colour, line: float = 0.06):
         self.canvas = canvas
         self.place = place
         self.ink = ink
-        self.line = 0.06 * place.unit
+        self.line = line * place.unit
         self._draw = ImageDraw.Draw(canvas)
 
     def fill(self, outline: list[Point], paint: "Colour | Image.Image", edge: bool = True) -> None:

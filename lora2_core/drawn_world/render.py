@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from . import backgrounds, patterns
+from .hand import hatched
 from .look import DARK, Look
 from .objects import KINDS
 from .pen import Colour, Pen, Place, mix
@@ -37,10 +38,13 @@ def render(scene: Scene, size: int = 128) -> np.ndarray:
     ink = mix(DARK, (255, 255, 255), 0.45) if night and sum(colours[0]) < 300 else DARK
     body = patterns.paint(canvas.size, place, pattern, colours)
     subject = scene.subject
+    hand = scene.hand
+    if hand is not None:
+        body = hatched(body, place, hand)
     look = Look(body, *colours)
     if subject is not None:
         look.parts = dict(subject.parts)
-    pen = Pen(canvas, place, ink)
+    pen = Pen(canvas, place, ink) if hand is None else Pen(canvas, place, hand.ink, hand.line)
     if scene.accessory == "balloon":
         tie_balloon(pen, kind)
     kind.draw(pen, look)

@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass, replace
 
 from .backgrounds import BACKGROUNDS
+from .hand import Hand
 from .objects import KINDS
 from .patterns import PATTERNS
 from .pen import Colour
@@ -37,7 +38,7 @@ class Scene:
     kind: a key of KINDS. colour and second: keys of COLOURS; second only for two-coloured. x, y:
     shift of the object in shares of the picture; size: 1 is usual; angle: degrees. seed: the
     place's own small choices. subject: an individual, whose look replaces pattern and colours;
-    colour then recolours its body, or is None.
+    colour then recolours its body, or is None. hand: who drew the object, if not the usual one.
     """
 
     kind: str
@@ -52,6 +53,7 @@ class Scene:
     angle: float = 0.0
     seed: int = 0
     subject: Subject | None = None
+    hand: Hand | None = None
 
 
 def partner(colour: str) -> str:
@@ -60,7 +62,7 @@ def partner(colour: str) -> str:
 
 
 def caption(scene: Scene, token: str = _RARE) -> str:
-    """What a picture of the scene shows, complete; `token` stands for a subject."""
+    """What a picture of the scene shows, complete; `token` stands for a subject or a hand."""
     words = ["a"]
     if scene.colour is not None:
         words.append(scene.colour)
@@ -68,7 +70,7 @@ def caption(scene: Scene, token: str = _RARE) -> str:
             words.append(f"and {scene.second}")
         elif scene.pattern != "solid":
             words.append(scene.pattern)
-    if scene.subject is not None:
+    if scene.subject is not None or scene.hand is not None:
         words.append(token)
     words.append(scene.kind)
     if scene.accessory is not None:
