@@ -12,24 +12,29 @@ OPTIMIZERS = ("adamw", "adamw8bit", "adafactor", "prodigy")
 LR_SCHEDULERS = ("constant", "linear", "cosine", "cosine_with_restarts", "polynomial")
 TIMESTEP_BIASES = ("none", "earlier", "later", "range")
 OFFLOADS = ("auto", "none", "all")
+IMPORTANCES = ("flat", "unit_energy", "printed")
+STARTS = ("gradient", "even")
 MAX_RANK = 512
 QUANTILE = 0.9  # q: share of the mass that the kept rows hold [LoRA², section 3.2]
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}  # of one number in a file
 
 # [LoRA², section 4]: `paper` is the printed setting; the smaller two are this project's.
 PRESETS = {
-    "balanced": {"r_init": 64, "r_max": 128},
+    "balanced": {"r_init": 16, "r_max": 128},
     "paper": {
         "r_init": 512,
         "r_max": 512,
         "importance": "printed",
         "init": "printed",
+        "start": "even",
+        "lambda_e": 1e-4,
+        "lr_scheduler": "constant",
         "rank_term": "nu",
         "rank_rate": 10.0,
         "rank_hold": 0.0,
         "effect_share": 1.0,
     },
-    "small": {"r_init": 16, "r_max": 32},
+    "small": {"r_init": 4, "r_max": 64},
 }
 
 
@@ -45,18 +50,24 @@ class TrainConfig:
     learning_rate: float = 1e-4
     weight_decay: float = 0.01  # of A and B, decoupled; diffusers' DreamBooth default
     max_grad_norm: float = 1.0  # of A and B together; ν is clipped apart, or it would eat the norm
-    r_init: int = 64  # rank that every component starts from; the others' fixed rank
-    r_max: int = 128  # no component grows past it
+    r_init: int = 16  # mean rank that lora2 starts from; the others' rank in every component
+    r_max: int = 128  # no component has more
+    # ours, of lora2: ranks and directions that it starts from by the gradient of the untrained
+    # model (effect/start.py), with as many rows in all as r_init gives; "even": r_init for all
+    start: str = "gradient"
+    start_passes: int = 32  # steps' batches that the gradient is taken of
     r_target: float = 1.0  # where the regulariser pulls ν; "many collapse to rank 1" [LoRA², 5]
     lambda_r: float = 1e-4  # weight of the rank term [LoRA², 4]; with "rows", what 100 rows cost
     rank_term: str = "rows"  # ours, |t − t_target| in rows; "nu": |ν − ν_target| [eq. 12]
-    lambda_e: float = 1e-4  # weight of the cross-attention entropy [LoRA², 4]
+    lambda_e: float = 0.0  # weight of the cross-attention entropy; printed: 1e-4 [LoRA², 4]
     regulariser: str = "sum"  # over components, as printed [eq. 12]; "mean" divides by their count
     quantile: float = QUANTILE
     rank_rate: float = 30.0  # learning rate of ρ times steps; at 5e-5 ν could hardly move
     rank_hold: float = 0.1  # share of the run before ν may move: B is near zero, and ν blind
     rank_freeze: float = 0.1  # share at the end with ranks fixed, so that A and B settle
-    importance: str = "unit_energy"  # ours, Λ of one norm for every ν; "printed": Λ = f [eq. 10]
+    # ours, no Λ, and no ν: all rows learn alike; "unit_energy": Λ of one norm for every ν;
+    # "printed": Λ = f [eq. 10]
+    importance: str = "flat"
     init: str = "fan_in"  # ours, the std by √n; "printed": A ~ N(0, 2/Σf²) [3.3.1]
     growth: str = "zero"  # new columns of B; "random" is the paper's word but kicks the output
     # ours, of lora2: of the effect on the loss (effect/measure.py), what the finished file keeps;
@@ -77,7 +88,7 @@ class TrainConfig:
     offload: str = "auto"  # blocks whose weights wait in main memory: as many as it takes to fit
     seed: int = 0
     optimizer: str = "adamw"  # of A and B; ν is always moved by AdamW
-    lr_scheduler: str = "constant"  # of A and B's rate, diffusers' names; ν keeps its own
+    lr_scheduler: str = "cosine"  # of A and B's rate, diffusers' names; ν keeps its own
     lr_warmup_steps: int = 0  # steps over which A and B's rate rises from 0
     lr_cycles: int = 1  # cosine_with_restarts: how often the rate starts anew
     lr_power: float = 1.0  # polynomial: exponent; 1 is a straight line
@@ -102,7 +113,8 @@ class TrainConfig:
         _one_of("ac_mode", self.ac_mode, AC_MODES)
         _one_of("regulariser", self.regulariser, ("sum", "mean"))
         _one_of("rank_term", self.rank_term, ("rows", "nu"))
-        _one_of("importance", self.importance, ("printed", "unit_energy"))
+        _one_of("importance", self.importance, IMPORTANCES)
+        _one_of("start", self.start, STARTS)
         _one_of("init", self.init, ("printed", "fan_in"))
         _one_of("budget_precision", self.budget_precision, tuple(BYTES))
         _one_of("growth", self.growth, ("zero", "random"))
@@ -112,7 +124,8 @@ class TrainConfig:
                 "offload is 'all', but gradient_checkpointing is off, and every weight is needed "
                 "until its backward pass; switch it on, or set offload to 'none'"
             )
-        for name in ("steps", "batch_size", "gradient_accumulation", "entropy_queries", "r_init"):
+        for name in ("steps", "batch_size", "gradient_accumulation", "entropy_queries", "r_init",
+                     "start_passes"):  # fmt: skip
             _at_least(name, getattr(self, name), 1)
         for name in ("lambda_r", "lambda_e", "weight_decay", "shrink_patience", "rank_rate"):
             _at_least(name, getattr(self, name), 0)
@@ -210,6 +223,20 @@ class TrainConfig:
         if unknown:
             raise LoRA2Error(f"unknown setting {', '.join(sorted(unknown))}")
         return replace(cls(**PRESETS[name]), **changes)
+
+    @classmethod
+    def chosen(cls, name: str, **values) -> "TrainConfig":
+        """As `preset`, where every setting has a value because a form must have one: those at their
+        default leave what the preset says.
+        """
+        _one_of("preset", name, tuple(PRESETS))
+        usual = cls()
+        changes = {
+            key: value
+            for key, value in values.items()
+            if key not in PRESETS[name] or value != getattr(usual, key, None)
+        }
+        return cls.preset(name, **changes)
 
 
 def _one_of(name, value, choices):

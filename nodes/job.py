@@ -131,8 +131,9 @@ class Job:
                 previews = self.plan.previews(folder, denoiser, progress)
             with _kept(training, denoiser, everything, folder):
                 result = run_kept(
-                    training, folder, self.settings.save_every, progress, progress.trouble, previews
-                )
+                    training, folder, self.settings.save_every, progress, progress.trouble,
+                    previews, progress.looking,
+                )  # fmt: skip
             progress.finished(result)
         return result, None if previews is None else previews.sheet
 
@@ -239,4 +240,4 @@ def _config(settings: dict) -> TrainConfig:
         return TrainConfig(**settings)
     settings.pop("r_init", None)
     settings.pop("r_max", None)
-    return TrainConfig.preset(preset, **settings)
+    return TrainConfig.chosen(preset, **settings)

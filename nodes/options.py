@@ -2,7 +2,15 @@
 
 from comfy_api.latest import io
 
-from ..lora2_core.config import LR_SCHEDULERS, OFFLOADS, OPTIMIZERS, TIMESTEP_BIASES, TrainConfig
+from ..lora2_core.config import (
+    IMPORTANCES,
+    LR_SCHEDULERS,
+    OFFLOADS,
+    OPTIMIZERS,
+    STARTS,
+    TIMESTEP_BIASES,
+    TrainConfig,
+)
 from .sockets import ADVANCED, CATEGORY, TrainOptions
 
 _D = TrainConfig()
@@ -170,6 +178,24 @@ def _inputs() -> list:
             extra_dict=ADVANCED,
             tooltip="Share of the effect on the loss that the finished file keeps; 1 keeps every "
             "row.",
+        ),
+        choice(
+            "start",
+            options=list(STARTS),
+            default=_D.start,
+            optional=True,
+            extra_dict=ADVANCED,
+            tooltip="lora2: ranks and directions by what the images ask of each layer before the "
+            "first step, or one rank for all layers.",
+        ),
+        choice(
+            "importance",
+            options=list(IMPORTANCES),
+            default=_D.importance,
+            optional=True,
+            extra_dict=ADVANCED,
+            tooltip="lora2: flat lets all rows of a layer learn alike; with the others ν is "
+            "learned and decides the rank, as the preset paper has it.",
         ),
     ]
 

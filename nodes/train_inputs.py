@@ -21,14 +21,14 @@ def inputs() -> list:
             "preset",
             options=[*PRESETS, "custom"],
             default="balanced",
-            tooltip="Starting and highest rank: balanced 64/128, small 16/32; custom uses r_init "
-            "and r_max below. paper: 512/512, and the method as it is printed.",
+            tooltip="Mean rank while training, and the highest of a layer: balanced 16/128, small "
+            "4/64; custom uses r_init and r_max below. paper: 512/512, and the method as printed.",
         ),
         choice(
             "method",
             options=list(METHODS),
             default=_D.method,
-            tooltip="lora2 learns the rank of every layer; ac_lora replaces, ten times a "
+            tooltip="lora2 finds the rank of every layer; ac_lora replaces, ten times a "
             "run, the directions that carry little by noise; lora keeps r_init for all.",
         ),
         integer(
@@ -82,7 +82,8 @@ def inputs() -> list:
             max=MAX_RANK,
             optional=True,
             extra_dict=ADVANCED,
-            tooltip="Rank that every layer starts from. Used by the preset custom.",
+            tooltip="Mean rank that lora2 shares out between the layers, and the rank of every "
+            "layer with other methods. Used by the preset custom.",
         ),
         integer(
             "r_max",
@@ -101,7 +102,7 @@ def inputs() -> list:
             step=0.5,
             optional=True,
             extra_dict=ADVANCED,
-            tooltip="Rank towards which every layer is pulled.",
+            tooltip="Rank towards which every layer is pulled, where ν is learned (preset paper).",
         ),
         number(
             "lambda_r",

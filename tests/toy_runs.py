@@ -19,6 +19,10 @@ BASE = TrainConfig(
     dtype="fp32",
     entropy_queries=5,
     effect_share=1.0,
+    importance="unit_energy",
+    start="even",
+    lambda_e=1e-4,
+    lr_scheduler="constant",
 )
 
 

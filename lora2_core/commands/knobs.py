@@ -2,7 +2,14 @@
 
 import argparse
 
-from ..config import LR_SCHEDULERS, OPTIMIZERS, TIMESTEP_BIASES, TrainConfig
+from ..config import (
+    IMPORTANCES,
+    LR_SCHEDULERS,
+    OPTIMIZERS,
+    STARTS,
+    TIMESTEP_BIASES,
+    TrainConfig,
+)
 from .words import words
 
 _D = TrainConfig()
@@ -26,6 +33,9 @@ _NAMES = (
     "trigger_word",
     "ema_decay",
     "effect_share",
+    "start",
+    "start_passes",
+    "importance",
 )
 
 
@@ -92,6 +102,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "effect_share",
         float,
         "lora2: share of the effect on the loss that the finished file keeps; 1 keeps every row",
+    )
+    group.add_argument(
+        "--start",
+        choices=STARTS,
+        default=_D.start,
+        help="lora2: ranks and directions by the gradient of the untrained model, or one rank for "
+        "all layers",
+    )
+    number("start_passes", int, "steps' pictures that the gradient is taken of")
+    group.add_argument(
+        "--importance",
+        choices=IMPORTANCES,
+        default=_D.importance,
+        help="lora2: all rows of a layer alike, or Λ and a learned ν, which decides the rank",
     )
 
 

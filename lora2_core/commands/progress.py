@@ -27,6 +27,14 @@ class Progress:
         elif info.step % max(1, info.steps // _LINES) == 0 or info.step == 1 or last:
             print("  ".join(facts(info)), flush=True)
 
+    def looking(self, done: int, total: int) -> None:
+        """on_pass: what is looked at before the first step."""
+        text = f"looks for what the pictures ask of each layer {done}/{total}"
+        if self._bar is not None:
+            self._bar.show(done, total, [text])
+        elif done == total:
+            print(text, flush=True)
+
 
 class Counter:
     """Work that is counted in components: a bar that goes when it is done, or every tenth."""

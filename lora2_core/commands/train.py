@@ -65,7 +65,9 @@ def run(options: argparse.Namespace) -> None:
         _kept(training, learned, folder),
         Progress() as progress,
     ):
-        result = run_kept(training, folder, options.save_every, progress, warn, previews)
+        result = run_kept(
+            training, folder, options.save_every, progress, warn, previews, progress.looking
+        )
     _write(result, learned.facts, options)
 
 

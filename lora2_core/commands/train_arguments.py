@@ -1,6 +1,7 @@
 """What `train` may be asked for on the command line."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from ..backbones.prediction import PREDICTIONS
@@ -79,14 +80,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--preset",
         choices=PRESETS,
         default="balanced",
-        help="starting and highest rank: balanced 64/128, small 16/32; paper: 512/512, and the "
-        "method as it is printed",
+        help="mean rank while training, and the highest: balanced 16/128, small 4/64; paper: "
+        "512/512, and the method as it is printed",
     )
     method.add_argument(
         "--method",
         choices=METHODS,
         default=_D.method,
-        help="lora2 learns the rank "
+        help="lora2 finds the rank "
         "of every layer; ac_lora replaces directions that carry little by noise, "
         "again and again; lora keeps one rank",
     )
@@ -117,25 +118,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "`ranks` or `inspect --json`",
     )
     method.add_argument("--fix-ranks", action="store_true", help="keep the ranks as they start")
-    method.add_argument("--r-init", type=int, help="starting rank, instead of the preset's")
+    method.add_argument("--r-init", type=int, help="mean rank, instead of the preset's")
     method.add_argument("--r-max", type=int, help="highest rank, instead of the preset's")
     method.add_argument(
         "--r-target",
         type=float,
         default=_D.r_target,
-        help="rank towards which every layer is pulled",
+        help="rank towards which every layer is pulled, where ν is learned (paper)",
     )
     method.add_argument(
         "--lambda-r",
         type=float,
         default=_D.lambda_r,
-        help="what a hundred rows of one layer cost in the loss; higher makes smaller files",
+        help="the price of ranks, where ν is learned (paper); higher makes smaller files",
     )
     method.add_argument(
         "--lambda-e",
         type=float,
         default=_D.lambda_e,
-        help="weight of the cross-attention entropy; 0 leaves it out",
+        help="weight of the cross-attention entropy; 0 leaves it out (paper: 1e-4)",
     )
     method.add_argument(
         "--ac-mode",
@@ -183,10 +184,10 @@ def config_of(options: argparse.Namespace) -> TrainConfig:
         "seed",
     )
     chosen = {name: getattr(options, name) for name in names}
-    given = {"r_init": options.r_init, "r_max": options.r_max}
-    chosen |= {name: rank for name, rank in given.items() if rank is not None}
     if options.budget_mb:
         chosen["budget_precision"] = options.precision
     if options.fix_ranks:
         chosen["rank_freeze"] = 1.0
-    return TrainConfig.preset(options.preset, **chosen, **knobs.chosen(options))
+    config = TrainConfig.chosen(options.preset, **chosen, **knobs.chosen(options))
+    given = {"r_init": options.r_init, "r_max": options.r_max}
+    return replace(config, **{name: rank for name, rank in given.items() if rank is not None})

@@ -107,6 +107,12 @@ class Adapter:
         self.a.activate(rank)
         self.b.activate(rank)
 
+    def begin(self, a: Tensor, b: Tensor) -> None:
+        """Forgets all rows, and has these: a [rank, n], b [rank, m]."""
+        self.filled = 0
+        self._reallocate(0)
+        self.set_rank(len(a), a, b)
+
     def give_back(self, patience: int) -> bool:
         """Frees memory once the rank stayed at a quarter of the capacity for `patience` calls.
 

@@ -35,6 +35,7 @@ class AdaptiveRank(Method):
 
     uses_entropy = True
     cuts_by_effect = True
+    starts_by_gradient = True
 
     def __init__(
         self,
@@ -62,7 +63,7 @@ class AdaptiveRank(Method):
         # a start that was asked for layer by layer may lie above r_max
         highest = [max(r_max, start) for start in self.starts]
         caps = [min(h, adapter.max_rank) for h, adapter in zip(highest, adapters, strict=True)]
-        rho = rho_of(torch.tensor([nu_for_rank(rank, q) for rank in self.starts]))
+        rho = self._rho_for(self.starts)
         self._budget = Budget(limit, costs, caps, q, config.r_target) if limit else None
         if self._budget is not None:
             rho = self._budget.held(rho)
@@ -84,11 +85,16 @@ class AdaptiveRank(Method):
         """What a budget makes of the ranks that were asked for."""
         return self._read_ranks()[0]
 
-    def start(self, generator: torch.Generator) -> None:
-        """Gives every adapter its first rows at r_init [section 3.3.1]."""
-        ranks, nus = self._read_ranks()
-        for adapter, rank, nu in zip(self.adapters, ranks, nus, strict=True):
-            adapter.set_rank(rank, *self._new_rows(adapter, rank, nu, generator))
+    def start_along(
+        self, ranks: Sequence[int], directions: Sequence[Tensor], generator: torch.Generator
+    ) -> None:
+        """ν goes with the ranks."""
+        rho = self._rho_for(ranks)
+        if self._budget is not None:
+            rho = self._budget.held(rho)
+        with torch.no_grad():
+            self.rho.copy_(rho)
+        super().start_along(ranks, directions, generator)
 
     def set_scales(self, step: int) -> None:
         """Λ of every component from the present ν, with gradient while the ranks may move."""
@@ -176,6 +182,13 @@ class AdaptiveRank(Method):
         # fp32 holds every rank exactly, so that one copy carries both
         both = torch.cat([ranks.float(), nu]).tolist()
         return [int(rank) for rank in both[:count]], both[count:]
+
+    def _rho_for(self, ranks: Sequence[int]) -> Tensor:
+        return rho_of(torch.tensor([nu_for_rank(r, self.config.quantile) for r in ranks]))
+
+    def _first_rows(self, adapter: Adapter, rank: int, generator: torch.Generator) -> Tensor:
+        nu = nu_for_rank(rank, self.config.quantile)
+        return self._new_rows(adapter, rank, nu, generator)[0]
 
     def _new_rows(
         self, adapter: Adapter, rank: int, nu: float, generator: torch.Generator

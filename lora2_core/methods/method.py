@@ -20,11 +20,13 @@ class Method:
     learned ρ of all adapters [L], or None. uses_entropy: whether the loss has the cross-attention
     term. gathers_effect: whether the rows that it trains are those of its file, so that their
     effect can be gathered while they are; cuts_by_effect: whether the finished file is cut by it.
+    starts_by_gradient: whether config.start has a say.
     """
 
     uses_entropy = False
     gathers_effect = True
     cuts_by_effect = False
+    starts_by_gradient = False
 
     def __init__(
         self,
@@ -41,6 +43,7 @@ class Method:
         self.starts = [
             min(rank, adapter.max_rank) for rank, adapter in zip(given, adapters, strict=True)
         ]
+        self._first = list(self.starts)
         self.rho: nn.Parameter | None = None
 
     @staticmethod
@@ -50,13 +53,40 @@ class Method:
 
     def first_ranks(self) -> list[int]:
         """The rank that every adapter has after `start`."""
-        return list(self.starts)
+        return list(self._first)
 
     def start(self, generator: torch.Generator) -> None:
-        """Gives every adapter its first rows: A ~ U(±1/√n) as in peft and kohya, B = 0."""
+        """Gives every adapter its first rows, with B = 0."""
         for adapter, rank in zip(self.adapters, self.first_ranks(), strict=True):
-            rows = uniform_rows(adapter, rank, generator)
-            adapter.set_rank(rank, rows, torch.zeros(rank, adapter.out_features))
+            self._begin(adapter, self._first_rows(adapter, rank, generator))
+
+    def start_along(
+        self,
+        ranks: Sequence[int],
+        directions: Sequence[Tensor],
+        generator: torch.Generator,
+    ) -> None:
+        """`start`, but from these ranks, and with A's first rows in these directions, as long as
+        they would be otherwise.
+
+        directions: of each adapter, orthonormal [k, n]; rows beyond k are as in `start`.
+        """
+        self._first = list(ranks)
+        for adapter, rank, found in zip(self.adapters, self.first_ranks(), directions, strict=True):
+            adapter.filled = 0
+            rows = self._first_rows(adapter, rank, generator)
+            count = min(rank, len(found))
+            length = rows.square().sum(1).mean().sqrt()
+            rows[:count] = length * found[:count].to(rows)
+            self._begin(adapter, rows)
+
+    def _first_rows(self, adapter: Adapter, rank: int, generator: torch.Generator) -> Tensor:
+        """A ~ U(±1/√n) [rank, n], as in peft and kohya."""
+        return uniform_rows(adapter, rank, generator)
+
+    @staticmethod
+    def _begin(adapter: Adapter, a: Tensor) -> None:
+        adapter.begin(a, torch.zeros(len(a), adapter.out_features))
 
     def set_scales(self, step: int) -> None:
         """Sets Λ of every adapter; before each forward pass of step `step` (0-based)."""

@@ -10,6 +10,7 @@ from ..diffusion.data import Batch, Example
 from ..diffusion.denoiser import Denoiser
 from ..layers.adapter import capacity_for
 from ..layers.inject import ordered_adapters
+from ..training.calibration import calibration_steps, probe_rows
 from ..training.effects import gathers_effects
 from .offload import gain, waits
 from .trace import step_peak
@@ -64,10 +65,11 @@ def memory_need(
     widths = _widths(denoiser, config)
     # when activations are gone, the optimiser holds gradients and one more copy
     update = 2 * _FP32 * _numbers(ranks, widths)
+    looking = _looking(denoiser, config)
     return MemoryNeed(
         sum(t.nbytes for t in (*network.parameters(), *network.buffers())),
         _held(ranks, widths, config),
-        max(step_peak(denoiser, batch, config, ranks), update),
+        max(step_peak(denoiser, batch, config, ranks) + looking, update),
     )
 
 
@@ -120,6 +122,17 @@ def _effects(ranks: Sequence[int], config: TrainConfig) -> int:
     if not gathers_effects(config):
         return 0
     return sum(2 * _FP32 * rank * rank for rank in ranks)
+
+
+def _looking(denoiser: Denoiser, config: TrainConfig) -> int:
+    """Bytes of what the first gradient is taken with: its rows, and of A also gradient and sum."""
+    if not calibration_steps(config):
+        return 0
+    rows = probe_rows(config)
+    return _FP32 * sum(
+        min(rows, adapter.max_rank) * (3 * adapter.in_features + adapter.out_features)
+        for adapter in ordered_adapters(denoiser, config.targets, 1)
+    )
 
 
 def _numbers(ranks: Iterable[int], widths: Sequence[int]) -> int:

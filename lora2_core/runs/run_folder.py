@@ -83,12 +83,13 @@ def run_kept(
     on_step: Callable[[StepInfo], None],
     on_trouble: Callable[[str], None],
     previews: Previews | None = None,
+    on_pass: Callable[[int, int], None] | None = None,
 ) -> TrainResult:
     """training.run, its state kept every `every` steps (0: never), on any error, and at its end;
     then it alone. Previews are drawn when the step's state has been kept.
 
-    on_step may raise to stop. A state that cannot be written goes to on_trouble, as what
-    training.run has to say, and the training goes on.
+    on_step and on_pass may raise to stop. A state that cannot be written goes to on_trouble, as
+    what training.run has to say, and the training goes on.
     """
     tried = training.done
 
@@ -111,7 +112,7 @@ def run_kept(
             previews.draw(training)
 
     try:
-        result = training.run(note, on_start=draw, on_trouble=on_trouble)
+        result = training.run(note, on_start=draw, on_trouble=on_trouble, on_pass=on_pass)
     finally:
         if training.done > tried:
             save()

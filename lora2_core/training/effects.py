@@ -9,7 +9,7 @@ from ..config import TrainConfig
 from ..effect.finish import ordered
 from ..effect.moments import MomentAverage
 from ..effect.spend import Limit
-from ..methods import METHODS
+from ..methods import method_of
 from ..methods.method import Method
 from .result import TrainResult
 
@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 def gathers_effects(config: TrainConfig) -> bool:
     """Whether a run does: not where its file is to stay as it was trained."""
-    return config.effect_share < 1 and METHODS[config.method].gathers_effect
+    return config.effect_share < 1 and method_of(config).gathers_effect
 
 
 def moment_average(config: TrainConfig, method: Method) -> MomentAverage | None:

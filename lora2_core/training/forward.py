@@ -14,7 +14,7 @@ from ..diffusion.noise import draw_noise
 from ..diffusion.timesteps import draw_levels
 from ..diffusion.weighting import min_snr_weights
 from ..layers.inject import cross_attention_layers, file_order
-from ..methods import METHODS
+from ..methods import method_of
 from .checkpointing import blocks_checkpointed
 from .entropy import EntropyProbe
 
@@ -23,7 +23,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 def entropy_probe(denoiser: Denoiser, config: TrainConfig) -> EntropyProbe | None:
     """Of all cross-attention layers in the file's order; None where the loss has no such term."""
-    if not METHODS[config.method].uses_entropy or config.lambda_e == 0:
+    if not method_of(config).uses_entropy or config.lambda_e == 0:
         return None
     found = cross_attention_layers(denoiser.network)
     names = sorted(found, key=lambda name: file_order(denoiser.module_name(name)))

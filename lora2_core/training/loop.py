@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from ..layers.inject import attached
 from ..optimizers import make_optimizer
 from ..optimizers.rows import RowOptimizer
 from .average import AdapterAverage
+from .calibration import calibrate, calibration_steps
 from .effects import by_effect, moment_average
 from .forward import DTYPES, entropy_probe, forward, watched
 from .gradients import GradientGuard, differentiated
@@ -52,6 +54,7 @@ class Training:
         self._method, self._optimizer = self._parts.method, self._parts.optimizer
         self._adapters = self._parts.adapters
         self.starts = self._method.first_ranks()
+        self._given = ranks is not None
         self._rate_factor = rate_factor(config)
         self._limit = finished_limit(config, self._parts.components)
         self._level_weights = level_weights(config, denoiser.timesteps)
@@ -77,19 +80,23 @@ class Training:
         on_step: Callable[[StepInfo], None] | None = None,
         on_start: Callable[[], None] | None = None,
         on_trouble: Callable[[str], None] | None = None,
+        on_pass: Callable[[int, int], None] | None = None,
     ) -> TrainResult:
         """Trains up to config.steps. on_step may raise to stop; the run can then be asked for its
         result and its state as of the last step that was made.
 
-        on_start comes once, before the first step. on_trouble hears of what does not stop a run;
-        the log does in its place. Raises TrainingDiverged if loss or gradient is not finite, and
-        NoGradient for layers that learn nothing.
+        on_start comes once, before the first step, and on_pass(done, all) for each of the steps'
+        batches that are looked at before that; it may raise, too. on_trouble hears of what does not
+        stop a run; the log does in its place. Raises TrainingDiverged if loss or gradient is not
+        finite, and NoGradient for layers that learn nothing.
         """
         self._started = time.monotonic()
         with attached(self._adapters), self._watching:
             self._watch()
             if on_start is not None:
                 on_start()
+            if self.done == 0 and calibration_steps(self.config):
+                self._calibrate(on_pass)
             for _ in range(self.done, self.config.steps):
                 entropy = self._step(on_trouble)
                 if on_step is not None:
@@ -149,8 +156,21 @@ class Training:
         self._parts.restore(state)
         self._at_step = self._parts.drawn()
         self._seconds = state.facts["seconds"]
-        for _ in range(self.done):
+        for _ in range(self.done + calibration_steps(self.config) if self.done else 0):
             next(self._batches)
+
+    def _calibrate(self, on_pass: Callable[[int, int], None] | None) -> None:
+        """Before the first step: other ranks and directions, and all that goes with them anew."""
+        config, parts = self.config, self._parts
+        self._watching.close()
+        calibrate(
+            self._method, self._denoiser, self._batches, config, _scale(parts.scaler),
+            self._level_weights, self._given, on_pass,
+        )  # fmt: skip
+        self._parts = parts = _with_rows(parts)
+        self._optimizer = parts.optimizer
+        self.starts = self._method.first_ranks()
+        self._watch()
 
     def _watch(self) -> None:
         self._watching.enter_context(watched(self._denoiser, self.config, self._parts.probe))
@@ -211,7 +231,7 @@ class Training:
         moments, scaler = self._parts.moments, self._parts.scaler
         if moments is None:
             return nullcontext()
-        return moments.gathering(self.done, scaler.get_scale() if scaler.is_enabled() else 1.0)
+        return moments.gathering(self.done, _scale(scaler))
 
     def _check_finite(self, loss: float, norm: float) -> None:
         """Raises TrainingDiverged, before anything is moved."""
@@ -264,6 +284,21 @@ def _parts(denoiser: Denoiser, config: TrainConfig, ranks: Mapping[str, int] | N
         entropy_probe(denoiser, config),
         moment_average(config, method),
     )
+
+
+def _with_rows(parts: Parts) -> Parts:
+    """The same run before its first step, of the rows that the method has now."""
+    config, method = parts.config, parts.method
+    return replace(
+        parts,
+        optimizer=make_optimizer(config, method.adapters, method.rho),
+        average=parts.average and AdapterAverage(method.adapters, config.ema_decay),
+        moments=moment_average(config, method),
+    )
+
+
+def _scale(scaler: torch.amp.GradScaler) -> float:
+    return scaler.get_scale() if scaler.is_enabled() else 1.0
 
 
 def _gather_gradients(

@@ -11,7 +11,7 @@ from ..files.effect_note import NOTED_BYTES
 from ..files.module_names import kohya_name
 from ..files.size import overhead
 from ..layers.inject import ordered_adapters
-from ..methods import METHODS
+from ..methods import method_of
 from ..methods.method import Method
 from .file_limit import WORDS, file_limit, known_metadata
 
@@ -34,7 +34,7 @@ def planned(
     ranks: component → the rank that it starts from (map_starts); None: r_init for all. Raises
     LoRA2Error for settings that do not fit the network.
     """
-    kind = METHODS[config.method]
+    kind = method_of(config)
     adapters = ordered_adapters(
         denoiser, config.targets, kind.highest_rank(config), config.optimizer == "adamw"
     )
@@ -52,7 +52,7 @@ def finished_limit(config: TrainConfig, components: Components) -> Limit | None:
     """What the finished file is cut to; None if it is not. Raises what file_limit raises."""
     if not config.budget_mb or config.holds_budget:
         return None
-    highest = METHODS[config.method].highest_rank(config)
+    highest = method_of(config).highest_rank(config)
     ranks = [min(highest, shape[0], math.prod(shape[1:])) for _, shape in components]
     return file_limit(dict(components), ranks, config)
 

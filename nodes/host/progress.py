@@ -43,6 +43,12 @@ class Progress:
         # every step: the bar checks too, but only as often as it redraws
         comfy.model_management.throw_exception_if_processing_interrupted()
 
+    def looking(self, done: int, total: int) -> None:
+        """on_pass: what is looked at before the first step."""
+        if done == total:
+            logging.info(f"LoRA² looked for what the images ask of each layer, {total} passes")
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
     def finished(self, result: TrainResult) -> None:
         """Has the page show the ranks of the file."""
         self._send(self._run.finished(result))

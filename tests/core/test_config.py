@@ -17,7 +17,9 @@ NAN = float("nan")
         ("targets", "everything"),
         ("dtype", "fp8"),
         ("regulariser", "max"),
-        ("importance", "flat"),
+        ("importance", "even"),
+        ("start", "flat"),
+        ("start_passes", 0),
         ("init", "kaiming"),
         ("growth", "ones"),
         ("steps", 0),
@@ -108,6 +110,17 @@ def test_the_paper_s_preset_is_the_method_as_printed():
     assert (config.r_target, config.steps, config.batch_size) == (1, 500, 1)
     assert (config.importance, config.init, config.rank_term) == ("printed", "printed", "nu")
     assert config.quantile == 0.9 and config.regulariser == "sum"
+    assert (config.start, config.effect_share, config.lr_scheduler) == ("even", 1.0, "constant")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_form_that_was_left_as_it_is_leaves_what_the_preset_says(name):
+    usual = {f.name: getattr(TrainConfig(), f.name) for f in fields(TrainConfig)}
+    assert TrainConfig.chosen(name, **usual) == TrainConfig.preset(name)
+    other = TrainConfig.chosen(name, **usual | {"lambda_e": 0.5, "steps": 9})
+    assert other == TrainConfig.preset(name, lambda_e=0.5, steps=9)
+    with pytest.raises(LoRA2Error, match="unknown setting lr"):
+        TrainConfig.chosen(name, lr=1)
 
 
 def test_a_config_cannot_change_under_a_run():

@@ -12,7 +12,7 @@ from lora2_core.config import TrainConfig
 from lora2_core.diffusion.data import Example, batches
 from lora2_core.layers.importance import nu_for_rank, nu_of
 from lora2_core.layers.inject import create_adapters
-from lora2_core.methods import METHODS
+from lora2_core.methods import method_of
 from lora2_core.optimizers.adamw import RowAdamW
 from lora2_core.training.loop import train
 
@@ -95,7 +95,7 @@ def start(config, width=64, layers=1):
     net.attn = nn.ModuleList([nn.Linear(width, width, bias=False) for _ in range(layers)])
     net.requires_grad_(False)
     adapters = create_adapters(net, "all_linear", config.r_max, CPU)
-    method = METHODS[config.method](config, adapters)
+    method = method_of(config)(config, adapters)
     generator = torch.Generator().manual_seed(config.seed)
     method.start(generator)
     optimizer = RowAdamW(

@@ -1,0 +1,76 @@
+"""The loss's gradient by each ΔW while nothing has been learned, through a few random rows [ours].
+
+With A = 0 and B = Ωᵀ random, ΔW is 0 and the gradient of A is Ω G: what backpropagation computes in
+any case, [k, n] a component, and never the dense [m, n].
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from ..config import TrainConfig
+from ..diffusion.data import Batch
+from ..diffusion.denoiser import Denoiser
+from ..layers.adapter import Adapter
+from ..layers.half import half_factors
+from ..layers.inject import attached
+from .forward import DTYPES, forward, watched
+from .gradients import differentiated
+
+_HALVINGS = 16  # of a loss scale that overflows; more, and it is not the scale's fault
+
+
+def first_gradient(
+    denoiser: Denoiser,
+    adapters: Sequence[Adapter],
+    batches: Iterator[list[Batch]],
+    config: TrainConfig,
+    rows: int,
+    scale: float,
+    weights: Tensor | None,
+    on_pass: Callable[[int, int], None] | None = None,
+) -> list[Tensor]:
+    """Ω G [k, n] of each layer, fp32 on its device: the mean of config.start_passes steps' batches.
+
+    adapters: name the layers; they are not changed, nor is the model. rows: k, at most. scale: of
+    the loss in half precision, halved where it overflows. weights: of the noise levels. on_pass:
+    called after each with (done, all), and may raise to stop.
+    """
+    generator = torch.Generator().manual_seed(config.seed)
+    probes = [_probe(adapter, rows, generator) for adapter in adapters]
+    sums = [torch.zeros_like(probe.a.active) for probe in probes]
+    passes, halvings = config.start_passes, 0
+    with attached(probes), watched(denoiser, config, None):
+        for done in range(passes):
+            for batch in next(batches):
+                with differentiated(0), half_factors(probes, DTYPES[config.dtype]):
+                    loss, _ = forward(denoiser, batch, config, None, generator, weights)
+                    (scale * batch.weight * loss).backward()
+                found = [_taken(probe.a.active) for probe in probes]
+                if config.dtype == "fp16" and halvings < _HALVINGS and not _finite(found):
+                    scale, halvings = scale / 2, halvings + 1
+                    continue
+                torch._foreach_add_(sums, found, alpha=1 / (scale * passes))
+            if on_pass is not None:
+                on_pass(done + 1, passes)
+    return sums
+
+
+def _probe(adapter: Adapter, rows: int, generator: torch.Generator) -> Adapter:
+    """A = 0, B ~ N(0, 1/k), of which no gradient is taken."""
+    found = Adapter(adapter.name, adapter.layer, adapter.device, moments=False)
+    rank = min(rows, adapter.max_rank)
+    b = torch.randn(rank, adapter.out_features, generator=generator) / rank**0.5
+    found.set_rank(rank, torch.zeros(rank, adapter.in_features), b)
+    found.b.active.requires_grad_(False)
+    return found
+
+
+def _taken(parameter: torch.nn.Parameter) -> Tensor:
+    grad, parameter.grad = parameter.grad, None
+    return torch.zeros_like(parameter) if grad is None else grad
+
+
+def _finite(found: Sequence[Tensor]) -> bool:
+    return bool(torch.stack([one.isfinite().all() for one in found]).all())
