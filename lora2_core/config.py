@@ -55,7 +55,8 @@ class TrainConfig:
     # ours, of lora2: ranks and directions that it starts from by the gradient of the untrained
     # model (effect/start.py), with as many rows in all as r_init gives; "even": r_init for all
     start: str = "gradient"
-    start_passes: int = 32  # steps' batches that the gradient is taken of
+    # of the steps, so many batches is the gradient taken of; at least 16, of as many steps
+    start_share: float = 0.04
     r_target: float = 1.0  # where the regulariser pulls ν; "many collapse to rank 1" [LoRA², 5]
     lambda_r: float = 1e-4  # weight of the rank term [LoRA², 4]; with "rows", what 100 rows cost
     rank_term: str = "rows"  # ours, |t − t_target| in rows; "nu": |ν − ν_target| [eq. 12]
@@ -124,8 +125,7 @@ class TrainConfig:
                 "offload is 'all', but gradient_checkpointing is off, and every weight is needed "
                 "until its backward pass; switch it on, or set offload to 'none'"
             )
-        for name in ("steps", "batch_size", "gradient_accumulation", "entropy_queries", "r_init",
-                     "start_passes"):  # fmt: skip
+        for name in ("steps", "batch_size", "gradient_accumulation", "entropy_queries", "r_init"):
             _at_least(name, getattr(self, name), 1)
         for name in ("lambda_r", "lambda_e", "weight_decay", "shrink_patience", "rank_rate"):
             _at_least(name, getattr(self, name), 0)
@@ -133,7 +133,7 @@ class TrainConfig:
         for name in ("learning_rate", "max_grad_norm", "r_target"):
             if not getattr(self, name) > 0:
                 raise LoRA2Error(f"{name} is {getattr(self, name)}; it must be above 0")
-        for name in ("rank_hold", "rank_freeze"):
+        for name in ("rank_hold", "rank_freeze", "start_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise LoRA2Error(f"{name} is {getattr(self, name)}; it is a share from 0 to 1")
         if not 0 < self.ac_period <= 1:

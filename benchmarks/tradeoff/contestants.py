@@ -24,6 +24,7 @@ _OWN = {
     "lora2": (
         "r_max", "r_target", "lambda_r", "rank_term", "lambda_e", "regulariser", "quantile",
         "rank_rate", "rank_hold", "rank_freeze", "importance", "init", "growth", "entropy_queries",
+        "start", "start_share",
     ),
 }  # fmt: skip
 
@@ -66,10 +67,15 @@ def _plain(rank: int) -> dict[str, object]:
     return {"method": "lora", "r_init": rank, "r_max": rank}
 
 
+_NU = {  # Λ of one norm for every ν, which learns the rank at the price of its rows
+    "importance": "unit_energy", "start": "even", "lambda_e": 1e-4, "r_init": 64, "r_max": 128,
+}  # fmt: skip
 _GUESSES = {1: 4, 4: 4, 16: 3, 64: 2}
 _ALL = [
-    Contestant("lora2", 4, preset="balanced", saved=AS_SAVED),
+    Contestant("lora2", 3, preset="balanced", saved=AS_SAVED),
+    Contestant("lora2_small", 4, saved=AS_SAVED),
     *[_fixed(rank, _GUESSES[rank]) for rank in FIXED],
+    Contestant("learned_nu", 5, settings=_NU, saved=AS_SAVED),
     Contestant("paper", 1, preset="paper", settings={"r_init": 64, "r_max": 64}),
     Contestant("ac_product", 4, settings={"method": "ac_lora", "ac_mode": "product"}),
     Contestant("ac_paper", 2, settings={"method": "ac_lora", "ac_mode": "paper"}),

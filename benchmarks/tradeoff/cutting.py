@@ -11,7 +11,7 @@ from lora2_core.layers.low_rank import singular_values, truncate
 from .contestants import WHOLE
 
 Factors = Mapping[str, tuple[Tensor, Tensor]]  # name → (down [r, n], up [m, r])
-SHARES = (0.9999, 0.999, 0.99, 0.95)  # of the effect
+SHARES = (0.999, 0.99)  # of the effect
 THOUSANDS = (61, 31, 15)  # numbers that are left
 
 

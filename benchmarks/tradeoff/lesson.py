@@ -22,7 +22,7 @@ from .tasks import Task
 PICTURES = 5  # learned from, of each subject
 STYLE_PICTURES = 20  # of a hand
 # scenes, times of each: of what is learned alone, of each of several subjects, and of the rest
-ALONE, EACH, GENERAL = (16, 8), (8, 4), (48, 4)
+ALONE, EACH, GENERAL = (12, 8), (8, 4), (40, 4)
 _UNSEEN = 10**7  # seeds from here on are in no training set
 
 

@@ -9,7 +9,7 @@ from .cutting import THOUSANDS, Factors, cuts, parameters
 from .lesson import Lesson, denoiser, general
 from .training import Trained
 
-STRENGTHS = (0.85, 0.7)  # beside 1, as a user trades fidelity for less forgetting
+STRENGTHS = (0.85,)  # beside 1, as a user trades fidelity for less forgetting
 _AT_STRENGTHS = (WHOLE, *(f"effect {size}k" for size in THOUSANDS))
 
 

@@ -12,12 +12,12 @@ from .frontier import Point, frontier, points
 from .tasks import Task
 
 _COLOURS = {
-    "lora2": "#2f6fd0", "lora_1": "#c9ccd2", "lora_4": "#a4a9b2", "lora_16": "#747a85",
+    "lora2": "#2f6fd0", "lora2_small": "#6fa8ee", "learned_nu": "#c05fb0",
+    "lora_1": "#c9ccd2", "lora_4": "#a4a9b2", "lora_16": "#747a85",
     "lora_64": "#3f444d", "paper": "#c8503c", "ac_product": "#d99a2b", "ac_paper": "#8a6d3b",
     "lokr": "#4a9a62", "adalora": "#8a58b8",
 }  # fmt: skip
-_SIZES = ("effect 0.9999", "effect 0.999", "effect 0.99", "effect 0.95", "effect 61k",
-          "effect 31k", "effect 15k")  # fmt: skip
+_SIZES = ("effect 0.999", "effect 0.99", "effect 61k", "effect 31k", "effect 15k")
 
 
 _TICKS = (0.03, 0.1, 0.3, 1, 3)  # MB

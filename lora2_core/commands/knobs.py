@@ -34,7 +34,7 @@ _NAMES = (
     "ema_decay",
     "effect_share",
     "start",
-    "start_passes",
+    "start_share",
     "importance",
 )
 
@@ -110,7 +110,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="lora2: ranks and directions by the gradient of the untrained model, or one rank for "
         "all layers",
     )
-    number("start_passes", int, "steps' pictures that the gradient is taken of")
+    number("start_share", float, "of the steps, so many batches is that gradient taken of")
     group.add_argument(
         "--importance",
         choices=IMPORTANCES,

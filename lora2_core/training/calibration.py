@@ -16,17 +16,19 @@ from ..methods import method_of
 from ..methods.method import Method
 from .first_gradient import first_gradient
 
+_FEWEST = 16  # steps' batches; the mean of fewer is mostly noise
 _LEAST, _MOST = 32, 64  # rows that the gradient is seen through; the leading ones need company
 
 
 def calibration_steps(config: TrainConfig) -> int:
     """Steps' batches that a run takes before its first step."""
     wanted = config.start == "gradient" and method_of(config).starts_by_gradient
-    return config.start_passes if wanted else 0
+    asked = max(_FEWEST, round(config.start_share * config.steps))
+    return min(asked, config.steps) if wanted else 0
 
 
 def probe_rows(config: TrainConfig) -> int:
-    """Rows of a component that its gradient is seen through, and so the directions that are known."""
+    """Rows of a component that its gradient is seen through: the directions that are known."""
     return min(max(config.r_max, _LEAST), _MOST)
 
 
@@ -35,6 +37,7 @@ def calibrate(
     denoiser: Denoiser,
     batches: Iterator[list[Batch]],
     config: TrainConfig,
+    passes: int,
     scale: float,
     weights: Tensor | None,
     given: bool,
@@ -42,12 +45,13 @@ def calibrate(
 ) -> None:
     """Starts the method anew, with as many rows in all as it had, where they gain the most.
 
-    given: the ranks were asked for layer by layer, and stay. The rest as in first_gradient. Raises
-    LoRA2Error for a gradient that is not finite; the method is then as it was.
+    passes: calibration_steps. given: the ranks were asked for layer by layer, and stay. The rest as
+    in first_gradient. Raises LoRA2Error for a gradient that is not finite; the method is then as it
+    was.
     """
     adapters, ranks = method.adapters, method.first_ranks()
     sketches = first_gradient(
-        denoiser, adapters, batches, config, probe_rows(config), scale, weights, on_pass
+        denoiser, adapters, batches, config, passes, probe_rows(config), scale, weights, on_pass
     )
     try:
         found = list(in_order(leading, [sketch.cpu() for sketch in sketches]))

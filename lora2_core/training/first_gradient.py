@@ -26,12 +26,13 @@ def first_gradient(
     adapters: Sequence[Adapter],
     batches: Iterator[list[Batch]],
     config: TrainConfig,
+    passes: int,
     rows: int,
     scale: float,
     weights: Tensor | None,
     on_pass: Callable[[int, int], None] | None = None,
 ) -> list[Tensor]:
-    """Ω G [k, n] of each layer, fp32 on its device: the mean of config.start_passes steps' batches.
+    """Ω G [k, n] of each layer, fp32 on its device: the mean of `passes` steps' batches.
 
     adapters: name the layers; they are not changed, nor is the model. rows: k, at most. scale: of
     the loss in half precision, halved where it overflows. weights: of the noise levels. on_pass:
@@ -40,7 +41,7 @@ def first_gradient(
     generator = torch.Generator().manual_seed(config.seed)
     probes = [_probe(adapter, rows, generator) for adapter in adapters]
     sums = [torch.zeros_like(probe.a.active) for probe in probes]
-    passes, halvings = config.start_passes, 0
+    halvings = 0
     with attached(probes), watched(denoiser, config, None):
         for done in range(passes):
             for batch in next(batches):

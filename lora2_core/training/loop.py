@@ -95,7 +95,7 @@ class Training:
             self._watch()
             if on_start is not None:
                 on_start()
-            if self.done == 0 and calibration_steps(self.config):
+            if self.done == 0 and not self._parts.looked:
                 self._calibrate(on_pass)
             for _ in range(self.done, self.config.steps):
                 entropy = self._step(on_trouble)
@@ -156,18 +156,20 @@ class Training:
         self._parts.restore(state)
         self._at_step = self._parts.drawn()
         self._seconds = state.facts["seconds"]
-        for _ in range(self.done + calibration_steps(self.config) if self.done else 0):
+        for _ in range(self._parts.looked + self.done):
             next(self._batches)
 
     def _calibrate(self, on_pass: Callable[[int, int], None] | None) -> None:
         """Before the first step: other ranks and directions, and all that goes with them anew."""
         config, parts = self.config, self._parts
+        if not (passes := calibration_steps(config)):
+            return
         self._watching.close()
         calibrate(
-            self._method, self._denoiser, self._batches, config, _scale(parts.scaler),
-            self._level_weights, self._given, on_pass,
+            self._method, self._denoiser, self._batches, config, passes,
+            _scale(parts.scaler), self._level_weights, self._given, on_pass,
         )  # fmt: skip
-        self._parts = parts = _with_rows(parts)
+        self._parts = parts = _with_rows(parts, passes)
         self._optimizer = parts.optimizer
         self.starts = self._method.first_ranks()
         self._watch()
@@ -286,7 +288,7 @@ def _parts(denoiser: Denoiser, config: TrainConfig, ranks: Mapping[str, int] | N
     )
 
 
-def _with_rows(parts: Parts) -> Parts:
+def _with_rows(parts: Parts, looked: int) -> Parts:
     """The same run before its first step, of the rows that the method has now."""
     config, method = parts.config, parts.method
     return replace(
@@ -294,6 +296,7 @@ def _with_rows(parts: Parts) -> Parts:
         optimizer=make_optimizer(config, method.adapters, method.rho),
         average=parts.average and AdapterAverage(method.adapters, config.ema_decay),
         moments=moment_average(config, method),
+        looked=looked,
     )
 
 

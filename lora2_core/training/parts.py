@@ -22,7 +22,8 @@ Drawn = tuple[Tensor, int]  # how far randomness is used up: generator, passes o
 
 @dataclass
 class Parts:
-    """losses: of each step that was made. average, probe, moments: None without one."""
+    """losses: of each step that was made. average, probe, moments: None without one. looked: steps'
+    batches that were taken before the first step (calibration)."""
 
     config: TrainConfig
     components: Components
@@ -33,6 +34,7 @@ class Parts:
     average: AdapterAverage | None
     probe: EntropyProbe | None
     moments: MomentAverage | None = None
+    looked: int = 0
     losses: list[float] = field(default_factory=list)
 
     @property
@@ -61,6 +63,7 @@ class Parts:
             "scaler": self.scaler.state_dict(),
             "method": self.method.state(),
             "starts": self.method.starts,
+            "looked": self.looked,
         }
         rows, facts["adapters"] = self._rows()
         tensors |= rows
@@ -90,6 +93,7 @@ class Parts:
             if moments := _under("rho.adam", tensors):
                 self.optimizer.restore_rho(moments)
         self.method.restore(facts["method"])
+        self.looked = facts.get("looked", 0)
         if self.average is not None:
             self.average.restore(_under("ema", tensors), facts["ema"])
         if self.moments is not None and "moments" in facts:

@@ -9,8 +9,8 @@ from tradeoff.contestants import CONTESTANTS, rate
 
 def record(task, name, seed, step, fidelity, size=200_000, rank=3.0):
     whole = [size, fidelity, -fidelity / 5]
-    cuts = {"whole": whole, "whole ×0.7": [size, 0.8 * fidelity, -fidelity / 9]}
-    for share in (0.9999, 0.999, 0.99, 0.95):
+    cuts = {"whole": whole, "whole ×0.85": [size, 0.8 * fidelity, -fidelity / 9]}
+    for share in (0.999, 0.99):
         cuts[f"effect {share:g}"] = [size * share // 2, fidelity * share, -fidelity / 6]
     for thousand in (61, 31, 15):
         if thousand * 1000 < size:

@@ -19,7 +19,7 @@ NAN = float("nan")
         ("regulariser", "max"),
         ("importance", "even"),
         ("start", "flat"),
-        ("start_passes", 0),
+        ("start_share", 1.5),
         ("init", "kaiming"),
         ("growth", "ones"),
         ("steps", 0),

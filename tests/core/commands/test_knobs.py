@@ -70,7 +70,7 @@ def test_every_option_reaches_the_settings():
         "timestep_bias": "range", "timestep_bias_multiplier": 3.0, "timestep_bias_portion": 0.5,
         "timestep_bias_begin": 7, "timestep_bias_end": 77, "caption_dropout": 0.1, "repeats": 5,
         "trigger_word": "sks", "ema_decay": 0.9, "effect_share": 0.9,
-        "start": "even", "start_passes": 7, "importance": "printed",
+        "start": "even", "start_share": 0.5, "importance": "printed",
     }  # fmt: skip
     words = [
         word

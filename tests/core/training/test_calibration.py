@@ -16,9 +16,7 @@ from lora2_core.training.first_gradient import first_gradient
 from lora2_core.training.forward import forward
 from lora2_core.training.loop import Training
 
-GRADIENT = replace(
-    BASE, start="gradient", importance="flat", start_passes=6, lambda_e=0.0, r_init=3, r_max=12
-)
+GRADIENT = replace(BASE, start="gradient", importance="flat", lambda_e=0.0, r_init=3, r_max=12)
 
 
 def training(config=GRADIENT, denoiser=None, ranks=None, **settings):
@@ -38,11 +36,11 @@ def dense(denoiser, adapters, batches, config, count):
         k = min(count, adapter.max_rank)
         omegas.append(torch.randn(k, adapter.out_features, generator=generator) / k**0.5)
     weights = [adapter.layer.weight.requires_grad_(True) for adapter in adapters]
-    for _ in range(config.start_passes):
+    for _ in range(6):
         for batch in next(batches):
             loss, _ = forward(denoiser, batch, config, None, generator, None)
             (batch.weight * loss).backward()
-    found = [weight.grad.flatten(1) / config.start_passes for weight in weights]
+    found = [weight.grad.flatten(1) / 6 for weight in weights]
     for weight in weights:
         weight.requires_grad_(False)
         weight.grad = None
@@ -56,7 +54,7 @@ def test_it_is_the_dense_gradient_seen_through_random_rows(targets, accumulation
     denoiser = toy.ToyDenoiser()
     adapters = ordered_adapters(denoiser, targets, 1)
     found = first_gradient(
-        denoiser, adapters, data(accumulation=accumulation), config, 5, 1.0, None
+        denoiser, adapters, data(accumulation=accumulation), config, 6, 5, 1.0, None
     )
     assert hooks(denoiser) == 0
     twin = dense(denoiser, adapters, data(accumulation=accumulation), config, 5)
@@ -70,7 +68,7 @@ def test_the_scale_of_the_loss_does_not_matter(scale):
     denoiser = toy.ToyDenoiser()
     adapters = ordered_adapters(denoiser, "attention", 1)
     one, other = (
-        first_gradient(denoiser, adapters, data(), GRADIENT, 5, s, None) for s in (1.0, scale)
+        first_gradient(denoiser, adapters, data(), GRADIENT, 6, 5, s, None) for s in (1.0, scale)
     )
     for a, b in zip(one, other, strict=True):
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-9)
@@ -92,13 +90,13 @@ def test_as_many_rows_in_all_but_not_the_same_everywhere(importance):
 def test_the_first_step_s_loss_is_that_of_the_model_without_an_adapter():
     config = replace(GRADIENT, steps=1)
     batches = data()
-    later = [next(batches) for _ in range(7)][-1]
+    later = [next(batches) for _ in range(2)][-1]
     plain = Training(toy.ToyDenoiser(), iter([later]), replace(config, start="even")).run()
     assert training(config).run().losses == plain.losses
 
 
 def test_rows_point_where_the_gradient_leads():
-    config = replace(GRADIENT, r_init=1, r_max=1, steps=1)
+    config = replace(GRADIENT, r_init=1, r_max=1, steps=6)
     found = training(config)
     before = []
     found.run(on_pass=lambda done, whole: before.append((done, whole)))
@@ -130,6 +128,17 @@ def test_a_run_that_was_stopped_ends_in_the_same_bits(stop, more):
     assert same_bits(found, expected) and found.losses == expected.losses
 
 
+def test_more_steps_may_be_asked_for_when_it_goes_on():
+    """The batches that were looked at are those of the run as it began."""
+    first = training()
+    with pytest.raises(Stop):
+        first.run(stop_at(3, Stop()))
+    longer = replace(GRADIENT, steps=11)
+    second = training(longer)
+    second.restore(first.state())
+    assert second.run().losses[:8] == training().run().losses
+
+
 def test_one_that_was_stopped_while_it_looked_has_learned_nothing_and_lost_nothing():
     denoiser = toy.ToyDenoiser()
     first = training(denoiser=denoiser)
@@ -154,7 +163,9 @@ def test_ranks_that_were_asked_for_stay():
 
 
 def test_other_methods_and_an_even_start_look_at_nothing():
-    assert calibration_steps(GRADIENT) == 6
+    assert calibration_steps(GRADIENT) == 8
+    assert calibration_steps(replace(GRADIENT, steps=300)) == 16
+    assert calibration_steps(replace(GRADIENT, steps=1000)) == 40
     for config in (
         replace(GRADIENT, start="even"),
         replace(GRADIENT, method="lora"),

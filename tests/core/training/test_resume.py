@@ -157,7 +157,7 @@ def test_a_state_from_before_a_setting_existed_goes_on_with_its_default_only():
     with pytest.raises(Stop):
         training.run(stop_at(5, Stop()))
     state = training.state()
-    young = ("optimizer", "lr_scheduler", "min_snr_gamma", "repeats", "ema_decay")
+    young = ("optimizer", "lr_power", "min_snr_gamma", "repeats", "ema_decay")
     settings = {k: v for k, v in state.facts["config"].items() if k not in young}
     old = RunState(state.tensors, {**state.facts, "config": settings})
     again = begun(BASE)
