@@ -6,7 +6,6 @@ training says which of them the file keeps (effect.finish). Between the two all 
 as what narrows a run while it learns costs more than it saves.
 """
 
-from ..config import TrainConfig
 from .method import Method
 
 
@@ -16,7 +15,3 @@ class EffectRank(Method):
     uses_entropy = True
     cuts_by_effect = True
     starts_by_gradient = True
-
-    @staticmethod
-    def highest_rank(config: TrainConfig) -> int:
-        return config.r_max

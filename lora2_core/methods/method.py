@@ -48,7 +48,7 @@ class Method:
 
     @staticmethod
     def highest_rank(config: TrainConfig) -> int:
-        """The largest rank that a run may reach."""
+        """The largest rank that a run may ask of every layer."""
         return config.r_init
 
     def first_ranks(self) -> list[int]:

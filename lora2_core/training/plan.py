@@ -52,8 +52,7 @@ def finished_limit(config: TrainConfig, components: Components) -> Limit | None:
     """What the finished file is cut to; None if it is not. Raises what file_limit raises."""
     if not config.budget_mb or config.holds_budget:
         return None
-    highest = method_of(config).highest_rank(config)
-    ranks = [min(highest, shape[0], math.prod(shape[1:])) for _, shape in components]
+    ranks = [min(config.r_max, shape[0], math.prod(shape[1:])) for _, shape in components]
     return file_limit(dict(components), ranks, config)
 
 

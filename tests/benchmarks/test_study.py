@@ -111,7 +111,9 @@ def test_pictures_are_drawn_once_at_the_best_rate_and_with_factors_that_were_kep
     (results / pictures.FILE).unlink()
     for file in cache.rglob("*.safetensors"):
         file.unlink()
-    assert drawn() == found  # trained again
+    for again, before in zip(drawn(), found, strict=True):  # trained again, in other threads
+        scores = {name: pytest.approx(before[name], abs=1e-3) for name in pictures.SCORES}
+        assert again == before | scores
     assert kept.get(cache, study.run_of(found[-1]), best["stamp"]) is not None
     text = table.markdown(run(["lora_1"]), known, found)
     assert "## Pictures" in text and "| base | 1 |" in text

@@ -13,7 +13,15 @@ from lora2_core.diffusion.data import Example, batches
 from lora2_core.training.loop import train
 
 CONFIG = TrainConfig(
-    steps=3, r_init=4, r_max=8, learning_rate=1e-3, entropy_queries=9, init="fan_in", dtype="fp32"
+    importance="unit_energy",
+    start="even",
+    steps=3,
+    r_init=4,
+    r_max=8,
+    learning_rate=1e-3,
+    entropy_queries=9,
+    init="fan_in",
+    dtype="fp32",
 )
 
 

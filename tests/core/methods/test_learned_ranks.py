@@ -54,6 +54,7 @@ class Regression:
 def learned(**settings):
     """(problem, result, mean rank found for each of NEEDED)."""
     config = TrainConfig(**{
+        "start": "even", "lr_scheduler": "constant",
         "importance": "unit_energy", "init": "fan_in", "rank_term": "nu", "rank_rate": 10.0,
         "learning_rate": 1e-2, "rank_hold": 0.1, "r_init": 16, "r_max": 32, "steps": 200,
         "lambda_e": 0.0, "dtype": "fp32", "gradient_checkpointing": False, "effect_share": 1.0,

@@ -17,6 +17,8 @@ from lora2_core.optimizers.adamw import RowAdamW
 from lora2_core.training.loop import train
 
 CPU = torch.device("cpu")
+STEADY = {"start": "even", "lr_scheduler": "constant", "lambda_e": 1e-4}
+NU = {"importance": "unit_energy", **STEADY}
 
 
 class PairDenoiser:
@@ -71,6 +73,7 @@ def test_under_the_regulariser_alone_every_rank_settles_at_the_target(
 ):
     r_max = max(r_init, 64)
     config = TrainConfig(
+        **NU,
         r_init=r_init,
         r_target=r_target,
         r_max=r_max,
@@ -113,7 +116,7 @@ def start(config, width=64, layers=1):
 @pytest.mark.parametrize("init", ["printed", "fan_in"])
 def test_standard_deviation_of_the_first_rows(n, rank, init):
     """√2/√Σf² whatever n is; with fan_in, divided by √n and nothing else."""
-    config = TrainConfig(r_init=rank, r_max=rank, init=init, importance="printed")
+    config = TrainConfig(**STEADY, r_init=rank, r_max=rank, init=init, importance="printed")
     _, adapters, _, _ = start(config, width=n, layers=1 + 20_000 // (n * rank))
     rows = torch.cat([adapter.a.active.detach().flatten() for adapter in adapters])
     assert rows.numel() >= 20_000
@@ -128,7 +131,9 @@ def test_standard_deviation_of_the_first_rows(n, rank, init):
 @pytest.mark.parametrize("growth", ["zero", "random"])
 def test_new_rows_follow_the_present_nu_and_rank(growth):
     method, (adapter,), optimizer, generator = start(
-        TrainConfig(r_init=4, r_max=512, growth=growth, init="printed", importance="printed"),
+        TrainConfig(
+            **STEADY, r_init=4, r_max=512, growth=growth, init="printed", importance="printed"
+        ),
         width=1024,
     )
     first = adapter.a.active.detach().clone()
@@ -153,8 +158,10 @@ def toy_rho(rank):
 def first_step(**settings):
     """ν of every component after the first step on a network that the adapters do act in."""
     config = TrainConfig(
-        **{"r_init": 4, "r_max": 12, "steps": 50, "dtype": "fp32"},
-        **{"rank_rate": 10.0, "rank_hold": 0.0, "rank_freeze": 0.0} | settings,
+        **NU
+        | {"r_init": 4, "r_max": 12, "steps": 50, "dtype": "fp32"}
+        | {"rank_rate": 10.0, "rank_hold": 0.0, "rank_freeze": 0.0}
+        | settings,
     )
     config = replace(config, steps=1, rank_rate=config.rank_rate / config.steps)
     run = train(toy.ToyDenoiser(), a_batch(), config)
@@ -179,7 +186,9 @@ def test_at_the_first_step_the_regulariser_moves_every_nu_by_the_rate(
 
 
 def test_in_a_run_of_a_few_steps_no_rank_is_thrown_to_an_end():
-    config = TrainConfig(r_init=16, r_max=32, steps=4, rank_hold=0.0, rank_freeze=0.0, dtype="fp32")
+    config = TrainConfig(
+        **NU, r_init=16, r_max=32, steps=4, rank_hold=0.0, rank_freeze=0.0, dtype="fp32"
+    )
     first, *_ = rank_history(PairDenoiser(32), config)
     rho = toy_rho(16) + 0.5
     expected = reference.quantile_rank(reference.softplus(rho), 1, 32, 0.9)
@@ -192,6 +201,7 @@ def test_a_nu_stopped_on_its_target_stays_and_can_leave_to_either_side(r_target,
     """One ulp beside the target, it would be pulled off, or held for ever on one side."""
     method, adapters, optimizer, generator = start(
         TrainConfig(
+            **NU,
             r_init=64,
             r_max=64,
             r_target=r_target,
@@ -227,7 +237,7 @@ def test_a_nu_stopped_on_its_target_stays_and_can_leave_to_either_side(r_target,
 def test_nu_is_held_at_the_highest_rank_in_rho_and_comes_back_at_once():
     """Without the projection, ρ would wander on below and need as many steps to return."""
     method, (adapter,), optimizer, generator = start(
-        TrainConfig(r_init=30, r_max=32, steps=100, rank_rate=10.0, rank_hold=0.0)
+        TrainConfig(**NU, r_init=30, r_max=32, steps=100, rank_rate=10.0, rank_hold=0.0)
     )
 
     def step(gradient):
@@ -245,7 +255,7 @@ def test_nu_is_held_at_the_highest_rank_in_rho_and_comes_back_at_once():
 
 def test_memory_follows_the_rank_down_and_forgotten_rows_come_back_new():
     method, (adapter, other), optimizer, generator = start(
-        TrainConfig(r_init=30, r_max=32, shrink_patience=3), layers=2
+        TrainConfig(**NU, r_init=30, r_max=32, shrink_patience=3), layers=2
     )
 
     def settle_at(rank, times):
@@ -288,7 +298,7 @@ def test_memory_follows_the_rank_down_and_forgotten_rows_come_back_new():
     ],
 )
 def test_ranks_move_between_hold_and_freeze(hold, freeze, moving):
-    config = TrainConfig(r_init=4, r_max=12, steps=20, rank_hold=hold, rank_freeze=freeze)
+    config = TrainConfig(**NU, r_init=4, r_max=12, steps=20, rank_hold=hold, rank_freeze=freeze)
     method, (adapter,), *_ = start(config)
     with_penalty = [step for step in range(20) if method.penalty(step) is not None]
     learning = []

@@ -19,8 +19,9 @@ def factors(**settings):
     return [factor(step) for step in range(STEPS)]
 
 
-def test_by_default_the_rate_stands_still():
-    assert factors() == [1.0] * STEPS
+def test_by_default_the_rate_falls_along_a_cosine():
+    assert factors() == factors(lr_scheduler="cosine")
+    assert factors()[0] == 1 and factors()[-1] < 0.01
 
 
 SHAPES = {

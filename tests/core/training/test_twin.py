@@ -25,6 +25,8 @@ COMMON = {
     "importance": "printed",
     "init": "printed",
     "effect_share": 1.0,
+    "start": "even",
+    "lr_scheduler": "constant",
 }
 BOTH = {"grow", "shrink"}
 RUNS = {
@@ -63,9 +65,10 @@ RUNS = {
             "r_init": 6,
             "r_target": 2,
             "lambda_r": 1e-3,
+            "importance": "unit_energy",
             **{
                 name: getattr(TrainConfig(), name)
-                for name in ("rank_term", "rank_rate", "rank_hold", "importance", "init")
+                for name in ("rank_term", "rank_rate", "rank_hold", "init")
             },
         },
         BOTH,
