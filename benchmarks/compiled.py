@@ -51,8 +51,9 @@ def measure(variant: str, steps: int) -> dict:
         changes.add(info.ranks)
 
     config = TrainConfig(
-        steps=steps, r_max=128, rank_rate=4.0, rank_hold=0.0, rank_freeze=STILL / steps
-    )
+        steps=steps, r_init=64, r_max=128, importance="unit_energy", start="even", rank_rate=4.0,
+        rank_hold=0.0, rank_freeze=STILL / steps,
+    )  # fmt: skip
     data = train_step.dataset(16)
     train(denoiser, batches(data, batch_size=1, accumulation=1, seed=0), config, on_step)
     times = [b - a for a, b in itertools.pairwise(stamps)]

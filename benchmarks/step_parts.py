@@ -1,4 +1,4 @@
-"""Where the time of a LoRA² step goes, on the UNet of train_step.py.
+"""Where the time of a step goes that learns ν, on the UNet of train_step.py.
 
 python benchmarks/step_parts.py [--size 16] [--steps 20] [--out benchmarks/results/NAME.json]
 
@@ -50,8 +50,9 @@ def timed(owner: object, name: str, part: str, spent: dict[str, float]) -> None:
 def shares(size: int, steps: int) -> dict[str, float]:
     denoiser = DiffusersUNet(train_step.koala_small())
     config = TrainConfig(
-        steps=steps, r_init=9, r_max=32, dtype="fp32", rank_hold=0.0, rank_freeze=0.0, rank_rate=2.0
-    )
+        steps=steps, r_init=9, r_max=32, dtype="fp32", importance="unit_energy", start="even",
+        lambda_e=1e-4, rank_hold=0.0, rank_freeze=0.0, rank_rate=2.0,
+    )  # fmt: skip
     order = batches(train_step.dataset(size), batch_size=1, accumulation=1, seed=0)
     training = loop.Training(denoiser, order, config)
     spent: dict[str, float] = defaultdict(float)

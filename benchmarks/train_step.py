@@ -6,8 +6,8 @@ Each variant runs in a process of its own, the variants in turn, `rounds` times 
 medians, and what counts are the ratios. Memory is taken in a round of its own, in which freed
 memory goes back to the system at once, so that the resident size says what is held. The UNet has
 KOALA-700M's structure at 640 channels throughout, with random weights: speed and memory do not
-depend on them, the learned ranks do, so LoRA² is measured at ranks that it settled on in a first
-run here, and the others at their mean.
+depend on them. LoRA² gathers effects in every second step, so that steps are timed by twos. What it
+looks at before the first step, 4 % of a run, is not in them.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -35,14 +36,15 @@ from lora2_core.training.checkpointing import blocks_checkpointed
 from lora2_core.training.loop import train
 
 WARM_UP, TIMED = 3, 10
-VARIANTS = ("lora2", "lora", "peft", "lora512", "peft512", "lora2_from_512")
+RANK = 16  # the mean of LoRA², and of those at its side
+VARIANTS = ("lora2", "lora", "peft", "lora512", "peft512", "learned_nu_from_512")
 COMPARED = (
     ("lora2", "lora"),
     ("lora2", "peft"),
     ("lora2", "lora512"),
     ("lora2", "peft512"),
-    ("lora2_from_512", "lora512"),
-    ("lora2_from_512", "peft512"),
+    ("learned_nu_from_512", "lora512"),
+    ("learned_nu_from_512", "peft512"),
 )
 
 
@@ -117,7 +119,7 @@ def measure(options: argparse.Namespace) -> dict:
             reset_peak()
 
     if options.variant in ("peft", "peft512"):
-        rank = 512 if options.variant == "peft512" else options.rank
+        rank = 512 if options.variant == "peft512" else RANK
         _train_peft(denoiser, data, rank, on_step)
     else:
         order = batches(data, batch_size=1, accumulation=1, seed=0)
@@ -127,7 +129,8 @@ def measure(options: argparse.Namespace) -> dict:
             _config(options),
             lambda info: on_step(info.step, info.steps, info.mean_rank),
         )
-    timed = [b - a for a, b in zip(stamps[-TIMED - 1 :], stamps[-TIMED:], strict=False)]
+    by_twos = stamps[-TIMED - 1 :: 2]
+    timed = [(b - a) / 2 for a, b in pairwise(by_twos)]
     return {
         "seconds": statistics.median(timed),
         "memory": peak_memory() - base,
@@ -137,22 +140,19 @@ def measure(options: argparse.Namespace) -> dict:
 
 def _config(options: argparse.Namespace) -> TrainConfig:
     common = {"dtype": options.dtype, "r_max": 512}
-    if options.variant in ("lora", "lora512"):
-        rank = 512 if options.variant == "lora512" else options.rank
-        # plain: it gathers no effects
+    if options.variant == "learned_nu_from_512":
+        # ranks move for the first part of the run and are frozen while time is taken
+        steps = 40
         return TrainConfig(
-            method="lora", steps=WARM_UP + TIMED, r_init=rank, effect_share=1.0, **common
-        )
-    # Ranks move for the first part of the run and are frozen while time is taken.
-    steps = 40
-    return TrainConfig(
-        steps=steps,
-        r_init=512 if options.variant == "lora2_from_512" else 64,
-        rank_freeze=(TIMED + WARM_UP) / steps,
-        rank_rate=4.0,
-        shrink_patience=2,
-        **common,
-    )
+            steps=steps, r_init=512, importance="unit_energy", start="even", lambda_e=1e-4,
+            rank_freeze=(TIMED + WARM_UP) / steps, rank_rate=4.0, shrink_patience=2, **common,
+        )  # fmt: skip
+    steps = WARM_UP + TIMED
+    if options.variant == "lora2":
+        return TrainConfig(steps=steps, r_init=RANK, **common)
+    # plain: it gathers no effects
+    rank = 512 if options.variant == "lora512" else RANK
+    return TrainConfig(method="lora", steps=steps, r_init=rank, effect_share=1.0, **common)
 
 
 def _train_peft(denoiser: DiffusersUNet, data: list[Example], rank: int, on_step) -> None:
@@ -187,18 +187,16 @@ def main() -> None:
     parser.add_argument("--dtype", default="fp32", choices=("fp32", "bf16", "fp16"))
     parser.add_argument("--out", type=Path)
     parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
-    parser.add_argument("--rank", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
     options = parser.parse_args()
     if options.variant:
         print(json.dumps(measure(options)))
         return
-    found: dict[str, list[dict]] = {variant: [] for variant in VARIANTS}
+    found: dict[str, list[dict]] = {variant: [] for variant in options.variants}
     memory: dict[str, float] = {}
-    rank = 0
     for round_ in range(options.rounds + 1):
-        for variant in VARIANTS:
-            figures = _child(options, variant, rank, weighed=round_ == 0)
-            rank = rank or max(1, round(figures["mean_rank"]))  # LoRA² comes first and sets it
+        for variant in found:
+            figures = _child(options, variant, weighed=round_ == 0)
             memory.setdefault(variant, figures["memory"])
             if round_ > 0:
                 found[variant].append(figures | {"memory": memory[variant]})
@@ -207,8 +205,8 @@ def main() -> None:
     put(report, options.out)
 
 
-def _child(options: argparse.Namespace, variant: str, rank: int, weighed: bool) -> dict:
-    command = [sys.executable, __file__, "--variant", variant, "--rank", str(rank)]
+def _child(options: argparse.Namespace, variant: str, weighed: bool) -> dict:
+    command = [sys.executable, __file__, "--variant", variant]
     command += ["--size", str(options.size), "--dtype", options.dtype]
     env = dict(os.environ)
     if weighed:  # else glibc keeps freed tensors; but every temporary then costs page faults
@@ -233,7 +231,10 @@ def summary(found: dict[str, list[dict]]) -> dict:
             for variant in found
         },
         "ratios": {
-            f"{a}/{b} {key}": ratio(a, b, key) for a, b in COMPARED for key in ("seconds", "memory")
+            f"{a}/{b} {key}": ratio(a, b, key)
+            for a, b in COMPARED
+            if a in found and b in found
+            for key in ("seconds", "memory")
         },
     }
 

@@ -45,7 +45,7 @@ def first_gradient(
     with attached(probes), watched(denoiser, config, None):
         for done in range(passes):
             for batch in next(batches):
-                with differentiated(0), half_factors(probes, DTYPES[config.dtype]):
+                with differentiated(1), half_factors(probes, DTYPES[config.dtype]):
                     loss, _ = forward(denoiser, batch, config, None, generator, weights)
                     (scale * batch.weight * loss).backward()
                 found = [_taken(probe.a.active) for probe in probes]

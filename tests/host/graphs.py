@@ -31,7 +31,7 @@ SETTINGS = {
     "training_dtype": "fp32",
 }
 OPTIONS = {
-    "optimizer": "adamw", "lr_scheduler": "constant", "lr_warmup_steps": 0, "min_snr_gamma": 0.0,
+    "optimizer": "adamw", "lr_scheduler": "cosine", "lr_warmup_steps": 0, "min_snr_gamma": 0.0,
     "noise_offset": 0.0, "caption_dropout": 0.0, "repeats": 1, "ema_decay": 0.0,
 }  # fmt: skip
 # makes of 1.0 a denoise that does the same and is another input, so that nothing comes from a cache

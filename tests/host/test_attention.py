@@ -107,7 +107,7 @@ def test_it_computes_what_the_hosts_kernels_compute(host):
 @pytest.mark.parametrize(
     ("kernel", "words"),
     [
-        ("outside", ["84 of 168 adapted layers", "attn1.to_k", "--use-sage-attention"]),
+        ("outside", ["126 of 168 adapted layers", "attn1.to_k", "--use-sage-attention"]),
         ("raising", ["step 1 has no gradient", "autograd", "--use-flash-attention"]),
     ],
 )

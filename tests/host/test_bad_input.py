@@ -98,7 +98,7 @@ def test_r_init_above_r_max(host):
 
 
 def test_a_rank_above_the_size_of_a_layer(host):
-    graph, _ = finished(host, preset="custom", r_init=8, r_max=400)
+    graph, _ = finished(host, preset="custom", r_init=400, r_max=400)
     refuse(host, graph, "rank 400", "320×320")
 
 
@@ -122,14 +122,25 @@ def test_half_of_the_prior(host):
     refuse(host, graph, "reg_positive")
 
 
-def test_a_loss_that_breaks_keeps_what_was_good(host):
-    graph, train = finished(host)
+def broken(host, graph, train):
+    """A picture that is finite, but the square of a v-target made of it is not."""
     latents = torch.zeros(5, 4, 16, 16)
-    latents[4] = 1e25  # finite, but the square of a v-target made of it is not
+    latents[4] = 1e25
     latents_from(host, graph, train, "huge.latent", latents)
     model = graph[train.id]["inputs"]["model"]
     v = graph.node("ModelSamplingDiscrete", model=model, sampling="v_prediction", zsnr=False)
     graph[train.id]["inputs"]["model"] = v[0]
+
+
+def test_a_gradient_that_breaks_is_told_of_before_anything_is_trained(host):
+    graph, train = finished(host)
+    broken(host, graph, train)
+    refuse(host, graph, "the gradient is not finite before anything is trained", "VAE")
+
+
+def test_a_loss_that_breaks_keeps_what_was_good(host):
+    graph, train = finished(host, method="lora")
+    broken(host, graph, train)
     graph[train.id]["inputs"]["run"] = "broken"
     run = host.run(graph, check=False)
     message = run.error["exception_message"]

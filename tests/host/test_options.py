@@ -33,7 +33,9 @@ def test_as_it_comes_it_changes_nothing_and_each_choice_changes_something(host):
     assert graphs.same(plain, adapter(host, *begun(host, {})))
     for choice in (
         {"optimizer": "adafactor"},
-        {"lr_scheduler": "cosine"},
+        {"lr_scheduler": "constant"},
+        {"start": "even"},
+        {"importance": "unit_energy"},
         {"lr_warmup_steps": 2},
         {"min_snr_gamma": 0.01},
         {"noise_offset": 0.5},

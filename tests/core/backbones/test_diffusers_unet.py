@@ -13,15 +13,7 @@ from lora2_core.diffusion.data import Example, batches
 from lora2_core.training.loop import train
 
 CONFIG = TrainConfig(
-    importance="unit_energy",
-    start="even",
-    steps=3,
-    r_init=4,
-    r_max=8,
-    learning_rate=1e-3,
-    entropy_queries=9,
-    init="fan_in",
-    dtype="fp32",
+    steps=3, r_init=4, r_max=8, learning_rate=1e-3, entropy_queries=9, lambda_e=1e-4, dtype="fp32"
 )
 
 
