@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> None:
         method=options.method,
         steps=options.steps,
         seed=options.seed,
-        learning_rate=1e-3,  # for a network this small
+        learning_rate=7e-4,  # for a network this small
         dtype="fp32",
         gradient_checkpointing=False,
     )
