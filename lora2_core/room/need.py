@@ -125,12 +125,13 @@ def _effects(ranks: Sequence[int], config: TrainConfig) -> int:
 
 
 def _looking(denoiser: Denoiser, config: TrainConfig) -> int:
-    """Bytes of what the first gradient is taken with: its rows, and of A also gradient and sum."""
+    """Bytes of what the first gradient is taken with: its rows, and of A also the gradient; with a
+    loss scaler their sum, too."""
     if not calibration_steps(config):
         return 0
-    rows = probe_rows(config)
+    rows, of_a = probe_rows(config), 3 if config.dtype == "fp16" else 2
     return _FP32 * sum(
-        min(rows, adapter.max_rank) * (3 * adapter.in_features + adapter.out_features)
+        min(rows, adapter.max_rank) * (of_a * adapter.in_features + adapter.out_features)
         for adapter in ordered_adapters(denoiser, config.targets, 1)
     )
 

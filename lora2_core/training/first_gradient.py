@@ -7,7 +7,7 @@ any case, [k, n] a component, and never the dense [m, n].
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..config import TrainConfig
 from ..diffusion.data import Batch
@@ -40,22 +40,53 @@ def first_gradient(
     """
     generator = torch.Generator().manual_seed(config.seed)
     probes = [_probe(adapter, rows, generator) for adapter in adapters]
-    sums = [torch.zeros_like(probe.a.active) for probe in probes]
-    halvings = 0
+    sums = _Sums([probe.a.active for probe in probes], scale, config.dtype == "fp16")
     with attached(probes), watched(denoiser, config, None):
         for done in range(passes):
             for batch in next(batches):
                 with differentiated(1), half_factors(probes, DTYPES[config.dtype]):
                     loss, _ = forward(denoiser, batch, config, None, generator, weights)
-                    (scale * batch.weight * loss).backward()
-                found = [_taken(probe.a.active) for probe in probes]
-                if config.dtype == "fp16" and halvings < _HALVINGS and not _finite(found):
-                    scale, halvings = scale / 2, halvings + 1
-                    continue
-                torch._foreach_add_(sums, found, alpha=1 / (scale * passes))
+                    (sums.scale * batch.weight * loss).backward()
+                sums.add()
             if on_pass is not None:
                 on_pass(done + 1, passes)
-    return sums
+    return sums.taken(passes)
+
+
+class _Sums:
+    """Of the parameters' gradients, where autograd leaves them; apart from there only where a pass
+    may have to be left out, as its loss was scaled too far for half precision.
+
+    scale: of the loss of the next pass.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], scale: float, doubtful: bool):
+        self.scale = scale
+        self._parameters = parameters
+        self._halvings = _HALVINGS
+        self._apart = [torch.zeros_like(one) for one in parameters] if doubtful else None
+
+    def add(self) -> None:
+        """After each backward pass."""
+        if self._apart is None:
+            return
+        found = self._grads()
+        if self._halvings and not torch.stack([one.isfinite().all() for one in found]).all():
+            self.scale, self._halvings = self.scale / 2, self._halvings - 1
+        else:
+            torch._foreach_add_(self._apart, found, alpha=1 / self.scale)
+
+    def taken(self, passes: int) -> list[Tensor]:
+        """What the passes added up to, over their number."""
+        found, scale = (self._grads(), self.scale) if self._apart is None else (self._apart, 1.0)
+        return [one / (scale * passes) for one in found]
+
+    def _grads(self) -> list[Tensor]:
+        found = []
+        for one in self._parameters:
+            found.append(torch.zeros_like(one) if one.grad is None else one.grad)
+            one.grad = None
+        return found
 
 
 def _probe(adapter: Adapter, rows: int, generator: torch.Generator) -> Adapter:
@@ -66,12 +97,3 @@ def _probe(adapter: Adapter, rows: int, generator: torch.Generator) -> Adapter:
     found.set_rank(rank, torch.zeros(rank, adapter.in_features), b)
     found.b.active.requires_grad_(False)
     return found
-
-
-def _taken(parameter: torch.nn.Parameter) -> Tensor:
-    grad, parameter.grad = parameter.grad, None
-    return torch.zeros_like(parameter) if grad is None else grad
-
-
-def _finite(found: Sequence[Tensor]) -> bool:
-    return bool(torch.stack([one.isfinite().all() for one in found]).all())

@@ -12,7 +12,7 @@ from lora2_core.effect.start import leading
 from lora2_core.errors import LoRA2Error
 from lora2_core.layers.inject import ordered_adapters
 from lora2_core.training.calibration import calibration_steps
-from lora2_core.training.first_gradient import first_gradient
+from lora2_core.training.first_gradient import _Sums, first_gradient
 from lora2_core.training.forward import forward
 from lora2_core.training.loop import Training
 
@@ -61,6 +61,26 @@ def test_it_is_the_dense_gradient_seen_through_random_rows(targets, accumulation
     for one, (g, omega) in zip(found, twin, strict=True):
         expected = omega @ g
         assert torch.allclose(one, expected, atol=1e-5 * float(expected.abs().max()) + 1e-12)
+
+
+def test_in_fp16_a_pass_that_overflows_is_left_out_and_the_scale_halved():
+    """As a loss scaler does, but without a step: autograd's own numbers, put in by hand."""
+    rows = [torch.nn.Parameter(torch.zeros(2, 3)) for _ in range(2)]
+    sums = _Sums(rows, 8.0, doubtful=True)
+    for value, other in ((8.0, 16.0), (float("inf"), 1.0), (4.0, 4.0), (float("nan"), 1.0)):
+        for row, own in zip(rows, (value, other), strict=True):
+            row.grad = torch.full((2, 3), own)
+        sums.add()
+    assert sums.scale == 2.0
+    one, two = sums.taken(4)
+    assert torch.equal(one, torch.full((2, 3), (1.0 + 1.0) / 4))
+    assert torch.equal(two, torch.full((2, 3), (2.0 + 1.0) / 4))
+    for row in rows:
+        row.grad = torch.full((2, 3), float("inf"))
+    for _ in range(40):  # not the scale's fault, then
+        rows[0].grad = torch.full((2, 3), float("inf"))
+        sums.add()
+    assert not sums.taken(4)[0].isfinite().any()
 
 
 @pytest.mark.parametrize("scale", [1.0, 1024.0])
