@@ -46,7 +46,7 @@ class Progress:
     def looking(self, done: int, total: int) -> None:
         """on_pass: what is looked at before the first step."""
         if done == total:
-            logging.info(f"LoRA² looked for what the images ask of each layer, {total} passes")
+            logging.info(f"LoRA² step 0: looked for what each layer needs, {total} passes")
         comfy.model_management.throw_exception_if_processing_interrupted()
 
     def finished(self, result: TrainResult) -> None:
