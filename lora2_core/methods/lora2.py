@@ -188,18 +188,22 @@ class AdaptiveRank(Method):
 
     def _first_rows(self, adapter: Adapter, rank: int, generator: torch.Generator) -> Tensor:
         nu = nu_for_rank(rank, self.config.quantile)
-        return self._new_rows(adapter, rank, nu, generator)[0]
+        return self._drawn(adapter, rank, nu, generator, rank)[0]
 
     def _new_rows(
         self, adapter: Adapter, rank: int, nu: float, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Rows filled..rank: A ~ N(0, 2/Σ_{j<rank} f²), B = 0 [section 3.3.1]."""
-        count = rank - adapter.filled
+        """Rows filled..rank, with B as config.growth has it."""
+        a, std = self._drawn(adapter, rank, nu, generator, rank - adapter.filled)
+        if self.config.growth == "zero":
+            return a, torch.zeros(len(a), adapter.out_features)
+        return a, std * torch.randn(len(a), adapter.out_features, generator=generator)
+
+    def _drawn(
+        self, adapter: Adapter, rank: int, nu: float, generator: torch.Generator, count: int
+    ) -> tuple[Tensor, float]:
+        """`count` rows A ~ N(0, 2/Σ_{j<rank} f²) [section 3.3.1], and their standard deviation."""
         std = (2.0 / sum_of_squares(nu, rank, self._unit_energy)) ** 0.5
         if self.config.init == "fan_in":
             std /= adapter.in_features**0.5
-        a = std * torch.randn(count, adapter.in_features, generator=generator)
-        first = adapter.filled == 0
-        if first or self.config.growth == "zero":
-            return a, torch.zeros(count, adapter.out_features)
-        return a, std * torch.randn(count, adapter.out_features, generator=generator)
+        return std * torch.randn(count, adapter.in_features, generator=generator), std

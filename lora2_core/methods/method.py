@@ -73,7 +73,6 @@ class Method:
         """
         self._first = list(ranks)
         for adapter, rank, found in zip(self.adapters, self.first_ranks(), directions, strict=True):
-            adapter.filled = 0
             rows = self._first_rows(adapter, rank, generator)
             count = min(rank, len(found))
             length = rows.square().sum(1).mean().sqrt()

@@ -25,7 +25,8 @@ def doubts(
 
 def _of_settings(config: TrainConfig, device: torch.device) -> list[str]:
     found = []
-    pulled = config.method == "lora2" and config.lambda_r > 0 and not config.holds_budget
+    learned = config.method == "lora2" and config.importance != "flat"
+    pulled = learned and config.lambda_r > 0 and not config.holds_budget
     if pulled and config.rank_freeze < 1 and config.r_target > config.r_max:
         found.append(
             f"r_target is {config.r_target:g}, but no layer grows past r_max, {config.r_max}: all "

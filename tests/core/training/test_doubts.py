@@ -46,6 +46,7 @@ def test_each_is_named_once(changes, own, words):
         {"method": "lora", "r_target": 13.0},
         {"lambda_r": 0.0, "r_target": 13.0},
         {"rank_freeze": 1.0, "r_target": 13.0},
+        {"importance": "flat", "r_target": 13.0},
         {"budget_mb": 1.0, "r_target": 13.0},
         {"batch_size": 4, "repeats": 2},
     ],
